@@ -1,0 +1,75 @@
+# Everything starts here: `make train` and `make test` set up what they need, in .venv, and leave the rest of the machine alone.
+# `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format pip-tools conda-update clean always
+
+# 3.14 is the newest Python that the pinned torch has wheels for.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+PYTHON ?= $(or $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done),python3)
+
+# The locks hold the hashes of Linux wheels. Elsewhere pip resolves the .in files anew, less the line that points to the lock.
+ifeq ($(shell uname -s),Linux)
+REQUIREMENTS := requirements/prod.txt requirements/dev.txt
+INSTALLING := installing the locked requirements into .venv (about 5 GB the first time)
+PIP_INSTALL := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes $(REQUIREMENTS:%=-r %)
+else
+REQUIREMENTS := requirements/prod.in requirements/dev.in
+INSTALLING := the locks are for Linux: installing the newest versions that requirements/*.in allow into .venv
+PIP_INSTALL := grep -hv '^-c' $(REQUIREMENTS) > .venv/requirements.in && \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv/requirements.in
+endif
+
+# The stamp is named after the requirements' contents, so neither a checkout nor a restored cache can confuse it by its dates.
+# It is written last: an interrupted install leaves none.
+STAMP := .venv/.installed-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' Makefile
+
+install: $(STAMP)  ## Set up .venv, if that is not done yet (train, test and lint do this themselves)
+
+train: $(STAMP)  ## Meta-train MAML on the sinusoid, print its test result and plot its adaptation
+	.venv/bin/python training/run_experiment.py --data_class=Sinusoid --max_steps=20000 --log_dir=logs
+
+test: $(STAMP)  ## Run every test
+	bash tasks/test.sh
+
+lint: $(STAMP)  ## Check style, types and shell scripts
+	bash tasks/lint.sh
+
+format: $(STAMP)  ## Format the code and fix what ruff can fix by itself
+	.venv/bin/python -m ruff check --fix-only .
+	.venv/bin/python -m ruff format .
+
+# `always` only where .venv has lost its Python, as when the system's Python was upgraded under it.
+$(STAMP): $(if $(shell test -x .venv/bin/python || echo lost),always)
+	@.venv/bin/python -c 'import pip; $(SUPPORTED)' 2>/dev/null || { \
+		$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
+			echo "make needs Python 3.11 or newer (at most 3.14): make PYTHON=/path/to/python3.12" >&2; exit 1; }; \
+		$(PYTHON) -m venv --clear .venv; }
+	@rm -f .venv/.installed-*
+	@echo "$(INSTALLING)"
+	@$(PIP_INSTALL)
+	@PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+	@touch $@
+
+COMPILE := CUSTOM_COMPILE_COMMAND="make pip-tools" .venv/bin/python -m piptools compile --quiet \
+	--generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links
+
+pip-tools: $(STAMP)  ## Compile requirements/*.in to locks and make .venv match them; UPGRADE=--upgrade takes the newest versions
+	@test "$$(uname -s)" = Linux || { echo "the locks are for Linux: compile them there" >&2; exit 1; }
+	$(COMPILE) $(UPGRADE) --output-file=requirements/prod.txt requirements/prod.in
+	$(COMPILE) $(UPGRADE) --output-file=requirements/dev.txt requirements/dev.in
+	.venv/bin/python -m piptools sync --quiet requirements/prod.txt requirements/dev.txt
+	@$(MAKE) --no-print-directory install
+
+conda-update:  ## For conda users: create or update the environment `few_shot`, whose Python the other targets then use
+	conda env update --prune --file environment.yml
+	@echo "now: conda activate few_shot"
+
+clean:  ## Remove caches and the install stamp; data/, logs/ and .venv stay
+	rm -rf .venv/.installed-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . \( -path ./.venv -o -path ./data -o -path ./logs \) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""few_shot: few-shot meta-learning experiments on PyTorch Lightning."""

@@ -1,0 +1,129 @@
+"""The inner loop: how a model adapts to a task. Start reading here.
+
+MAML (Finn et al. 2017, section 2.2) learns initial weights θ from which a few gradient steps on a task's support set,
+
+    θ_i ← θ_i - α ∇ L(f(θ_i), support_i),        θ_i = θ at first,
+
+give fast weights θ_i that do well on the task's query set. The outer loop descends the query losses with respect to
+θ, through the steps.
+
+All T tasks of a meta-batch adapt at once. Their fast weights are stacked, ``[T, ...]`` for each parameter, and the
+forward pass is vectorised over tasks with ``vmap``. A task's loss depends on its own fast weights alone, so the
+gradient of the *sum* of the losses holds every task's own gradient, and plain autograd computes it.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.overrides import TorchFunctionMode
+
+from few_shot.inner_optimizers import InnerOptimizer, Rates, Weights
+
+#: (fast weights [T, ...], inputs [T, n, ...]) -> predictions [T, n, out]
+Predict = Callable[[Weights, Tensor], Tensor]
+#: (predictions [T, n, out], targets [T, n] or [T, n, 1]) -> each task's loss [T]
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def predictor(model: nn.Module) -> Predict:
+    """The model as a function of T tasks' fast weights; parameters that are not among them are shared by all tasks.
+
+    Any module works that does not change its buffers in the forward pass (``torch.func`` has
+    ``replace_all_batch_norm_modules_`` for batch norm with running statistics).
+    """
+
+    def predict_one_task(weights: Weights, x: Tensor) -> Tensor:
+        return functional_call(model, weights, (x,))
+
+    return vmap(predict_one_task, randomness="different")
+
+
+def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
+    """A loss that means over one task's samples, as a function of T tasks at once."""
+    return vmap(loss, randomness="different")
+
+
+def stack(weights: Weights, tasks: int) -> Weights:
+    """The same weights for every task: ``[...]`` to ``[T, ...]``, without a copy."""
+    return {name: w.expand(tasks, *w.shape) for name, w in weights.items()}
+
+
+def inner_loop(
+    predict: Predict,
+    loss: TaskLoss,
+    weights: Weights,
+    support_x: Tensor,
+    support_y: Tensor,
+    *,
+    steps: int,
+    optimizer: InnerOptimizer,
+    rates: Callable[[int], Rates],
+    first_order: bool = False,
+) -> Iterator[Weights]:
+    """Yield the fast weights ``[T, ...]`` before the first step and after each.
+
+    The caller's grad mode says whether the outer gradient flows: under ``torch.no_grad()`` nothing is kept of a step
+    once its fast weights are computed, so memory does not grow with steps or episodes.
+
+    Args:
+        predict: the model over T tasks.
+        loss: the loss over T tasks.
+        weights: the initial fast weights, ``[T, ...]`` each (see :func:`stack`).
+        support_x: ``[T, N*K, ...]``.
+        support_y: ``[T, N*K]``, or ``[T, K, 1]`` for regression.
+        steps: gradient steps, at least 0.
+        optimizer: the rule of a step.
+        rates: step number (from 0) to each parameter's inner learning rate.
+        first_order: whether the inner gradients count as constants in the outer gradient (FOMAML; section 5.2).
+    """
+    outer_gradient = torch.is_grad_enabled()
+    state = None
+    yield weights
+    for step in range(steps):
+        with torch.enable_grad():
+            if not outer_gradient:
+                weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
+            support_loss = loss(predict(weights, support_x), support_y).sum()
+            gradients = torch.autograd.grad(
+                support_loss,
+                list(weights.values()),
+                create_graph=outer_gradient and not first_order,
+                materialize_grads=True,
+            )
+        weights, state = optimizer(weights, dict(zip(weights, gradients, strict=True)), rates(step), state)
+        yield weights
+
+
+def predict_apart(predict: Predict, weights: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:
+    """Query predictions ``[T, N*Q, out]`` in which no query sample sees another (non-transductive).
+
+    Support and query pass the network together, and batch norm takes its statistics from the support samples alone.
+    """
+    shots = support_x.shape[1]
+    with _StatisticsOf(shots):
+        return predict(weights, torch.cat([support_x, query_x], dim=1))[:, shots:]
+
+
+class _StatisticsOf(TorchFunctionMode):
+    """Batch norm by the statistics of the first ``samples`` of the batch, whatever the model."""
+
+    def __init__(self, samples: int) -> None:
+        super().__init__()
+        self.samples = samples
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.batch_norm:
+            return self.batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def batch_norm(
+        self, x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+    ) -> Tensor:
+        over = [d for d in range(x.dim()) if d != 1]
+        var, mean = torch.var_mean(x[: self.samples], dim=over, correction=0, keepdim=True)
+        x = (x - mean) * torch.rsqrt(var + eps)
+        shape = [-1 if d == 1 else 1 for d in range(x.dim())]
+        return x if weight is None else x * weight.view(shape) + bias.view(shape)

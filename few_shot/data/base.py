@@ -1,0 +1,258 @@
+"""What every dataset shares: batches of episodes, the same for any number of workers and processes."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from few_shot.data.augment import crop_and_flip
+from few_shot.data.image_store import ImageStore
+from few_shot.episodes import SPLITS, EpisodeBatch, draw_classification
+from few_shot.errors import BadInput, at_least
+
+Split = Literal["train", "val", "test"]
+
+
+class EpisodeDataModule(pl.LightningDataModule):
+    """Batches of episodes. A dataset implements :meth:`draw` and names its sizes, loss and metric.
+
+    Args:
+        support_samples: samples per class (points per sine wave) a task is adapted on, K.
+        query_samples: samples per class a training task is judged on; None for as many as support samples.
+        test_query_samples: samples per class a validation or test task is judged on.
+        batch_size: tasks in one outer update, over all processes together (the meta-batch).
+        val_episodes: episodes in one validation.
+        test_episodes: episodes in the test.
+        seed: drives the training episodes.
+        eval_seed: drives the validation and test episodes, so that they are the same in every run.
+        num_workers: processes that draw batches ahead of the step; 0 draws within the step.
+
+    Raises:
+        BadInput: a number is out of its range.
+    """
+
+    metric: Literal["accuracy", "mse"]
+    loss: str  # the name of the default loss in torch.nn.functional
+    input_shape: tuple[int, ...]  # of one sample, as the model gets it
+
+    def __init__(
+        self,
+        support_samples: int = 1,
+        query_samples: int | None = None,
+        test_query_samples: int = 15,
+        batch_size: int = 4,
+        val_episodes: int = 200,
+        test_episodes: int = 600,
+        seed: int = 0,
+        eval_seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.support_samples = at_least(1, support_samples, "support_samples")
+        query_samples = support_samples if query_samples is None else query_samples
+        self.query_samples = at_least(1, query_samples, "query_samples")
+        self.test_query_samples = at_least(1, test_query_samples, "test_query_samples")
+        self.batch_size = at_least(1, batch_size, "batch_size")
+        self.val_episodes = at_least(1, val_episodes, "val_episodes")
+        self.test_episodes = at_least(1, test_episodes, "test_episodes")
+        self.seed = at_least(0, seed, "seed")
+        self.eval_seed = at_least(0, eval_seed, "eval_seed")
+        self.num_workers = at_least(0, num_workers, "num_workers")
+        self.test_split: Split = "test"  # where trainer.test() draws its episodes
+
+    @property
+    def output_size(self) -> int:
+        """How many numbers the model puts out for one sample."""
+        raise NotImplementedError
+
+    def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
+        """Draw the episodes ``index`` ``[T]`` of a split: a pure function of its arguments."""
+        raise NotImplementedError
+
+    def queries(self, split: Split) -> int:
+        """Query samples per class in an episode of the split."""
+        return self.query_samples if split == "train" else self.test_query_samples
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless meta-batches from the update the run has reached; this process gets its share of each."""
+        rank, world_size, first_update = self._place()
+        if world_size > self.batch_size:
+            raise BadInput(
+                f"--batch_size={self.batch_size} is fewer tasks than the {world_size} processes that share them: "
+                "give every process at least one."
+            )
+        mine = share(self.batch_size, rank, world_size)
+
+        def indices(update: int) -> NDArray:
+            return update * self.batch_size + np.asarray(mine)
+
+        return self._loader(MetaBatches(self, "train", self.seed, indices), _UpdatesFrom(first_update))
+
+    def val_dataloader(self) -> DataLoader:
+        return self._evaluation_loader("val", self.val_episodes)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._evaluation_loader(self.test_split, self.test_episodes)
+
+    def _evaluation_loader(self, split: Split, episodes: int) -> DataLoader:
+        rank, world_size, _ = self._place()
+        mine = np.asarray(share(episodes, rank, world_size))
+        batches = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
+        return self._loader(MetaBatches(self, split, self.eval_seed, batches.__getitem__), range(len(batches)))
+
+    def _place(self) -> tuple[int, int, int]:
+        """This process's rank, the number of processes and the update the run has reached."""
+        trainer = self.trainer
+        return (0, 1, 0) if trainer is None else (trainer.global_rank, trainer.world_size, trainer.global_step)
+
+    def _loader(self, dataset: "MetaBatches", sampler: Sampler | range) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def on_after_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
+        """Bring inputs and regression targets to the model's number type, on its device."""
+        dtype = torch.get_default_dtype()
+        training = False
+        if self.trainer is not None:
+            dtype, training = self.trainer.lightning_module.dtype, self.trainer.training
+        return self.prepare(batch, dtype, training)
+
+    def prepare(self, batch: EpisodeBatch, dtype: torch.dtype, training: bool) -> EpisodeBatch:
+        """The part of drawing that is done in batch, on the device."""
+        return EpisodeBatch(*(x.to(dtype) if x.is_floating_point() else x for x in batch))
+
+
+class ImageEpisodes(EpisodeDataModule):
+    """N-way K-shot episodes out of a store of decoded images. A dataset implements :meth:`build_store`.
+
+    Args:
+        data_dir: folder that holds the data set, in any form named in the README, or that it is downloaded to.
+        episode_classes: classes in an episode, N (ways).
+        train_episode_classes: classes in a training episode; None for as many as in testing.
+        shuffle_labels: whether a class takes any label in each episode; off, labels follow the classes' order.
+        augment: whether training images are shifted by up to a tenth of their size and mirrored, at random.
+    """
+
+    metric = "accuracy"
+    loss = "cross_entropy"
+
+    def __init__(
+        self,
+        data_dir: str = "data",
+        episode_classes: int = 5,
+        train_episode_classes: int | None = None,
+        shuffle_labels: bool = True,
+        augment: bool = False,
+        num_workers: int = 1,
+        **base,
+    ) -> None:
+        super().__init__(num_workers=num_workers, **base)
+        self.data_dir = Path(data_dir)
+        self.episode_classes = at_least(2, episode_classes, "episode_classes")
+        self.train_episode_classes = at_least(2, train_episode_classes or episode_classes, "train_episode_classes")
+        self.shuffle_labels = shuffle_labels
+        self.augment = augment
+        self.stores: dict[str, ImageStore] = {}
+
+    @property
+    def output_size(self) -> int:
+        return max(self.episode_classes, self.train_episode_classes)
+
+    def build_store(self) -> Path:
+        """Find or download the images, decode them once, and return the store's folder; does nothing when built."""
+        raise NotImplementedError
+
+    def open_store(self, folder: Path, split: Split) -> ImageStore:
+        """Open a split of the store."""
+        return ImageStore.open(folder, split)
+
+    def prepare_data(self) -> None:
+        self.build_store()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the stores.
+
+        Raises:
+            BadInput: an episode asks for more classes, or more images of a class, than a split has.
+        """
+        if self.stores:
+            return
+        folder = self.build_store()
+        self.stores = {split: self.open_store(folder, split) for split in SPLITS}
+        for split, store in self.stores.items():
+            ways = self.ways(split)
+            if ways > len(store.class_names):
+                flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"
+                there = len(store.class_names)
+                raise BadInput(f"--{flag}={ways} is more than the {there} classes of the {split} split.")
+            query_flag = "query_samples" if split == "train" else "test_query_samples"
+            smallest = int(store.class_sizes.argmin())
+            if self.support_samples + self.queries(split) > store.class_sizes[smallest]:
+                raise BadInput(
+                    f"--support_samples={self.support_samples} and --{query_flag}={self.queries(split)} together are "
+                    f"more than the {store.class_sizes[smallest]} images of class {store.class_names[smallest]} "
+                    f"in the {split} split."
+                )
+
+    def ways(self, split: Split) -> int:
+        """Classes in an episode of the split."""
+        return self.train_episode_classes if split == "train" else self.episode_classes
+
+    def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
+        """Draw T episodes; images are uint8 ``[T, N*K, C, H, W]``, class by class."""
+        store, ways, shots = self.stores[split], self.ways(split), self.support_samples
+        classes, samples = draw_classification(
+            seed, split, index, store.class_sizes, ways, shots + self.queries(split), self.shuffle_labels
+        )
+        rows = store.class_starts[classes][:, :, None] + samples  # [T, N, K+Q]
+
+        def gather(rows: NDArray) -> tuple[Tensor, Tensor]:
+            labels = torch.arange(ways).repeat_interleave(rows.shape[2]).expand(len(index), -1)
+            return torch.from_numpy(store.images[rows.reshape(len(index), -1)]), labels.contiguous()
+
+        return EpisodeBatch(*gather(rows[:, :, :shots]), *gather(rows[:, :, shots:]), torch.as_tensor(index))
+
+    def prepare(self, batch: EpisodeBatch, dtype: torch.dtype, training: bool) -> EpisodeBatch:
+        """Scale images to [0, 1]; augment them in training if asked to."""
+        support_x, query_x = batch.support_x, batch.query_x
+        if training and self.augment:
+            support_x, query_x = crop_and_flip((support_x, query_x), self.seed, batch.index)
+        return batch._replace(support_x=support_x.to(dtype) / 255, query_x=query_x.to(dtype) / 255)
+
+
+class MetaBatches(Dataset):
+    """Item ``i`` is a whole batch of episodes: those that ``indices(i)`` numbers."""
+
+    def __init__(self, data: EpisodeDataModule, split: Split, seed: int, indices: Callable[[int], NDArray]) -> None:
+        self.data, self.split, self.seed, self.indices = data, split, seed, indices
+
+    def __getitem__(self, i: int) -> EpisodeBatch:
+        return self.data.draw(self.split, self.seed, self.indices(i))
+
+
+class _UpdatesFrom(Sampler):
+    """first, first + 1, … without an end: training is one endless epoch."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first)
+
+
+def share(total: int, rank: int, world_size: int) -> range:
+    """The numbers below ``total`` that fall to a process: contiguous, as even as can be."""
+    return range(total * rank // world_size, total * (rank + 1) // world_size)

@@ -1,0 +1,251 @@
+"""mini-ImageNet (Vinyals et al. 2016), in the split of Ravi & Larochelle (ICLR 2017), from any of its usual forms."""
+
+import csv
+import tarfile
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from few_shot.data import safe_pickle
+from few_shot.data.base import ImageEpisodes
+from few_shot.data.class_folders import find_class_folders, fingerprint, read_images, scan
+from few_shot.data.download import check, download
+from few_shot.data.image_store import Source, ensure_store
+from few_shot.episodes import SPLITS
+from few_shot.errors import BadInput
+
+FOLDERS = ("", "mini_imagenet", "mini-imagenet", "miniimagenet", "MiniImagenet", "miniImageNet")
+ARCHIVE, ARCHIVE_MD5 = "mini-imagenet.tar.gz", "b38f1eb4251fb9459ecc8e7febf9b2eb"
+ARCHIVE_URLS = [
+    f"https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
+    for id in ("16V_ZlkW4SsnNDtnGmaBRq2OoPmUOc5mY", "1LLUjwSUpWGSWizl3JZxd08V30_dIaRBx")
+]
+# The same images, as the learn2learn project keeps them: loose pickles without a published checksum. What they must
+# hold (every class of the split, 600 images each) is checked when they are read.
+PICKLE_URLS = ["https://zenodo.org/records/7978538/files/{}?download=1"]
+PICKLE_NAMES = {"train": "train", "val": "validation", "test": "test"}
+SHAPE = (3, 84, 84)
+
+Pickle = tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]  # images [n, 84, 84, 3], and each class's rows
+
+
+@cache
+def split_classes(split: str) -> frozenset[str]:
+    """The WordNet ids of a split's classes: 64 for training, 16 for validation, 20 for the test."""
+    return frozenset((Path(__file__).parent / "splits" / "mini_imagenet" / f"{split}.txt").read_text().split())
+
+
+class MiniImagenet(ImageEpisodes):
+    """mini-ImageNet: 100 ImageNet classes of 600 images, 84×84, 64 classes to train, 16 to validate, 20 to test.
+
+    It is looked for in ``data_dir`` and in a subfolder such as ``mini_imagenet``, in this order of forms: class folders
+    ``{train,val,test}/<class>/*.jpg``; ``images/*.jpg`` with ``train.csv``, ``val.csv`` and ``test.csv``;
+    ``mini-imagenet-cache-{train,val,test}.pkl``; ``mini-imagenet.tar.gz``. If there is none, it is downloaded.
+    Class folders and CSV files may hold other classes than mini-ImageNet's, of images of any size.
+
+    Args:
+        data_dir: folder that holds the images, or that they are downloaded to.
+    """
+
+    input_shape = image_shape = SHAPE
+
+    def __init__(self, data_dir: str = "data", **base) -> None:
+        super().__init__(data_dir=data_dir, **base)
+
+    def build_store(self) -> Path:
+        """Find or download the images, decode them once, and return the store's folder."""
+        return ensure_store(
+            self.data_dir,
+            "mini_imagenet",
+            SHAPE,
+            find=lambda: find_mini_imagenet(self.data_dir),
+            download=lambda: download_mini_imagenet(self.data_dir),
+        )
+
+
+def find_mini_imagenet(data_dir: Path) -> Source | None:
+    """The images in the first form that is there; None if there is none.
+
+    Raises:
+        BadInput: that form is incomplete or damaged, or its classes are not in the split they belong to.
+    """
+    if data_dir.exists():
+        scan(data_dir)  # raises if it is no folder, or may not be read
+    for root in (data_dir / folder for folder in FOLDERS):
+        for find in (_class_folders, _csv_files, _pickles, _archive):
+            if source := find(root):
+                return Source(source.form, source.fingerprint, _in_their_split(source.classes), source.read)
+    return None
+
+
+def _in_their_split(classes: Callable[[str], dict[str, int]]) -> Callable[[str], dict[str, int]]:
+    """Refuse mini-ImageNet's own classes in another split than theirs; other classes go where the user put them."""
+
+    def checked(split: str) -> dict[str, int]:
+        found = classes(split)
+        strangers = set(found) - split_classes(split)
+        if strangers and strangers < frozenset().union(*map(split_classes, SPLITS)):
+            name = min(strangers)
+            right = next(s for s in SPLITS if name in split_classes(s))
+            raise BadInput(f"Class {name} is in the {split} split, but belongs in mini-ImageNet's {right} split.")
+        return found
+
+    return checked
+
+
+def _class_folders(root: Path) -> Source | None:
+    return find_class_folders(root, SHAPE)
+
+
+def _csv_files(root: Path) -> Source | None:
+    """``images/`` and a CSV file per split, with columns ``filename`` and ``label``."""
+    tables = {split: root / f"{split}.csv" for split in SPLITS}
+    images = root / "images"
+    if not images.is_dir() or not any(table.is_file() for table in tables.values()):
+        return None
+    for split, table in tables.items():
+        if not table.is_file():
+            raise BadInput(f"{table} is missing: it lists the images of the {split} split (filename,label).")
+    present = {entry.name: entry for entry in scan(images)}
+
+    @cache
+    def read_table(split: str) -> dict[str, list[Path]]:
+        files = defaultdict(set)
+        try:
+            with open(tables[split], newline="", encoding="utf-8-sig") as file:
+                for row in csv.DictReader(file):
+                    files[row["label"]].add(row["filename"])
+        except (OSError, KeyError, ValueError, csv.Error) as error:
+            raise BadInput(f"{tables[split]} is no table of the columns filename and label ({error!r}).") from error
+        if missing := set().union(*files.values()) - present.keys():
+            raise BadInput(f"{images / min(missing)} is missing, but {tables[split]} lists it.")
+        return {name: [images / file for file in sorted(files[name])] for name in sorted(files)}
+
+    return Source(
+        form="images and CSV files",
+        fingerprint=fingerprint(x.stat() for x in (*tables.values(), *present.values())),
+        classes=lambda split: {name: len(files) for name, files in read_table(split).items()},
+        read=lambda split, name: read_images(read_table(split)[name], SHAPE),
+    )
+
+
+def _pickles(root: Path) -> Source | None:
+    """``mini-imagenet-cache-{train,val,test}.pkl``; the middle one may be called ``validation``."""
+    pickles = {split: root / f"mini-imagenet-cache-{split}.pkl" for split in SPLITS}
+    if not pickles["val"].is_file():
+        pickles["val"] = root / "mini-imagenet-cache-validation.pkl"
+    missing = [split for split in SPLITS if not pickles[split].is_file()]
+    # Pickles that are missing beside an archive are read from the archive.
+    if len(missing) == len(SPLITS) or (missing and (root / ARCHIVE).is_file()):
+        return None
+    if missing:
+        raise BadInput(f"{pickles[missing[0]]} is missing: the {missing[0]} split.")
+
+    def load(split: str) -> Pickle:
+        with open(pickles[split], "rb") as file:
+            return _read_pickle(file, pickles[split])
+
+    return _pickled("pickles", list(pickles.values()), load)
+
+
+def _archive(root: Path) -> Source | None:
+    """``mini-imagenet.tar.gz`` with the pickles in it, read in place."""
+    archive = root / ARCHIVE
+    if not archive.is_file():
+        return None
+
+    def load(split: str) -> Pickle:
+        if split == SPLITS[0]:
+            check(archive, md5=ARCHIVE_MD5)
+        names = [f"mini-imagenet-cache-{s}.pkl" for s in ((split, "validation") if split == "val" else (split,))]
+        try:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    if member.isfile() and Path(member.name).name in names:
+                        return _read_pickle(tar.extractfile(member), f"{member.name} in {archive}")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise BadInput(f"{archive} cannot be read ({error}).") from error
+        raise BadInput(f"{archive} holds no {names[0]}.")
+
+    return _pickled("archive of pickles", [archive], load)
+
+
+def _pickled(form: str, files: list[Path], load: Callable[[str], Pickle]) -> Source:
+    loaded: dict[str, Pickle] = {}
+
+    def get(split: str) -> Pickle:
+        if split not in loaded:
+            loaded.clear()  # a pickle cannot be read in part, but one split at a time will do
+            loaded[split] = load(split)
+        return loaded[split]
+
+    def read(split: str, name: str) -> Iterator[NDArray[np.uint8]]:
+        images, rows = get(split)
+        return (images[row].transpose(2, 0, 1) for row in rows[name])
+
+    return Source(
+        form,
+        fingerprint(file.stat() for file in files),
+        classes=lambda split: {name: len(rows) for name, rows in sorted(get(split)[1].items())},
+        read=read,
+    )
+
+
+def _read_pickle(file: BinaryIO, name: Path | str) -> Pickle:
+    """Read ``image_data`` uint8 ``[n, 84, 84, 3]`` and ``class_dict``, which maps a class to its rows."""
+    data = safe_pickle.load(file, name)
+    try:
+        images = np.asarray(data["image_data"])
+        rows = {str(c): np.asarray(r, dtype=np.int64) for c, r in data["class_dict"].items()}
+        right = images.dtype == np.uint8 and images.shape[1:] == (84, 84, 3) and len(rows) > 0
+        for r in rows.values():
+            right = right and r.ndim == 1 and len(r) > 0 and 0 <= r.min() <= r.max() < len(images)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        right = False
+    if not right:
+        raise BadInput(f"{name} does not hold image_data uint8 [n, 84, 84, 3] and class_dict {{class: rows}}.")
+    return images, rows
+
+
+def download_mini_imagenet(data_dir: Path) -> None:
+    """Fetch the archive or, where that fails, the three loose pickles.
+
+    Raises:
+        BadInput: no source delivers; says what to put where.
+    """
+    root = data_dir / "mini_imagenet"
+    try:
+        download(ARCHIVE_URLS, root / ARCHIVE, md5=ARCHIVE_MD5)
+    except BadInput as no_archive:
+        try:
+            _download_pickles(root)
+        except (BadInput, OSError) as no_pickles:
+            raise BadInput(
+                f"mini-ImageNet is not in --data_dir={data_dir}, and could not be downloaded: put into {root} either "
+                "{train,val,test}/<class>/*.jpg, or images/*.jpg with train.csv, val.csv and test.csv "
+                "(filename,label), or mini-imagenet-cache-{train,val,test}.pkl, or "
+                f"{ARCHIVE} (md5 {ARCHIVE_MD5}). ImageNet's terms of use apply (https://image-net.org/download). "
+                f"Tried: {no_archive} {no_pickles}"
+            ) from no_pickles
+
+
+def _download_pickles(root: Path) -> None:
+    """Fetch all three, check that they hold every class of their split, 600 images each, and put them in place."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
+        files = {split: f"mini-imagenet-cache-{PICKLE_NAMES[split]}.pkl" for split in SPLITS}
+        for split, file in files.items():
+            path = Path(scratch) / file
+            download([url.format(file) for url in PICKLE_URLS], path)
+            with open(path, "rb") as opened:
+                _, rows = _read_pickle(opened, file)
+            if {name: len(r) for name, r in rows.items()} != dict.fromkeys(split_classes(split), 600):
+                raise BadInput(f"{file} does not hold the {split} split of mini-ImageNet.")
+        for file in files.values():
+            (Path(scratch) / file).rename(root / file)

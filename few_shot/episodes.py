@@ -1,0 +1,123 @@
+"""Episodes as a pure function of (seed, split, index).
+
+Episode ``i`` of a split is drawn from a counter-based generator, so it needs no state: validation and test episodes
+are the same for ever, a worker or a rank draws its share by index alone, a resumed run goes on where it stopped, and
+two algorithms meet the very same tasks. Whole meta-batches are drawn at once, vectorised over the indices.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+SPLITS = ("train", "val", "test")
+
+# Streams keep the draws of one episode apart: drawing more images never changes the classes.
+CLASS_STREAM, IMAGE_STREAM, WAVE_STREAM, POINT_STREAM, AUGMENT_STREAM = range(5)
+
+_LOW_32_BITS = np.uint64(0xFFFFFFFF)
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_KEY_INCREMENTS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+
+
+class EpisodeBatch(NamedTuple):
+    """A batch of T episodes; K shots, Q query samples, N ways (1 for regression).
+
+    Class labels are int64 ``[T, n]``; regression targets keep their output dimension, ``[T, n, 1]``.
+    """
+
+    support_x: Tensor  # [T, N*K, ...]
+    support_y: Tensor  # [T, N*K] or [T, K, 1]
+    query_x: Tensor  # [T, N*Q, ...]
+    query_y: Tensor  # [T, N*Q] or [T, Q, 1]
+    index: Tensor  # [T], the episodes' numbers in their split
+
+
+def philox_4x32(counter: tuple[NDArray, ...], key: tuple[np.uint64, np.uint64]) -> tuple[NDArray, ...]:
+    """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised.
+
+    Args:
+        counter: four broadcastable uint64 arrays that hold 32-bit words.
+        key: two uint64 scalars that hold 32-bit words.
+
+    Returns:
+        Four uint64 arrays that hold random 32-bit words.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1 = (product1 >> 32) ^ c1 ^ k0, product1 & _LOW_32_BITS
+        c2, c3 = (product0 >> 32) ^ c3 ^ k1, product0 & _LOW_32_BITS
+        k0, k1 = (k0 + _KEY_INCREMENTS[0]) & _LOW_32_BITS, (k1 + _KEY_INCREMENTS[1]) & _LOW_32_BITS
+    return c0, c1, c2, c3
+
+
+def random_words(seed: int, split: str, index: NDArray, stream: int, n: int) -> NDArray[np.uint64]:
+    """``n`` random 32-bit words for every episode in ``index`` ``[T]``; returns uint64 ``[T, n]``."""
+    index = np.asarray(index, dtype=np.uint64)[:, None]
+    blocks = np.arange(-(-n // 4), dtype=np.uint64)[None, :]
+    counter = (blocks, index & _LOW_32_BITS, index >> np.uint64(32), np.uint64(stream))
+    words = philox_4x32(counter, (np.uint64(seed % 2**32), np.uint64(SPLITS.index(split))))
+    return np.stack(np.broadcast_arrays(*words), axis=-1).reshape(len(index), -1)[:, :n]
+
+
+def uniform(seed: int, split: str, index: NDArray, stream: int, n: int) -> NDArray[np.float64]:
+    """``n`` uniform numbers in (0, 1) for every episode in ``index`` ``[T]``; returns ``[T, n]``."""
+    return (random_words(seed, split, index, stream, n) + 0.5) / 2**32
+
+
+def sample_without_replacement(words: NDArray, population: NDArray | int) -> NDArray[np.int64]:
+    """Draw k different numbers below ``population``, in random order, for each of B rows at once.
+
+    Floyd's algorithm (Bentley & Floyd, CACM 1987) chooses, a second set of random words orders. A number is taken
+    from a 32-bit word by multiplication, which favours none by more than ``population`` / 2**32.
+
+    Args:
+        words: random 32-bit words, ``[B, 2k]``.
+        population: how many there are to choose from, one number or ``[B]``, at least k.
+
+    Returns:
+        ``[B, k]``.
+    """
+    k = words.shape[1] // 2
+    chosen = np.empty((len(words), k), dtype=np.int64)
+    for i in range(k):
+        last = np.asarray(population - k + i, dtype=np.int64)
+        candidate = ((words[:, i] * (last + 1).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+        taken = (chosen[:, :i] == candidate[:, None]).any(axis=1)
+        chosen[:, i] = np.where(taken, last, candidate)
+    return np.take_along_axis(chosen, np.argsort(words[:, k:], axis=1), axis=1)
+
+
+def draw_classification(
+    seed: int,
+    split: str,
+    index: NDArray,
+    class_sizes: NDArray[np.int64],
+    ways: int,
+    samples: int,
+    shuffle_labels: bool = True,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose the classes and the samples of T episodes.
+
+    Args:
+        index: the episodes' numbers, ``[T]``.
+        class_sizes: how many samples each class of the split has, ``[C]``.
+        ways: classes in an episode, N <= C.
+        samples: samples per class, support and query together; at most the smallest class.
+        shuffle_labels: whether a class takes any label; otherwise labels follow the order of the split's classes.
+
+    Returns:
+        classes ``[T, N]``, where the position is the label, and samples ``[T, N, samples]``, numbers within a class.
+    """
+    tasks = len(index)
+    classes = sample_without_replacement(
+        random_words(seed, split, index, CLASS_STREAM, 2 * ways), population=len(class_sizes)
+    )
+    if not shuffle_labels:
+        classes.sort(axis=1)
+    words = random_words(seed, split, index, IMAGE_STREAM, ways * 2 * samples)
+    chosen = sample_without_replacement(words.reshape(tasks * ways, -1), population=class_sizes[classes.ravel()])
+    return classes, chosen.reshape(tasks, ways, samples)

@@ -1,0 +1,103 @@
+"""From each episode's result at each inner step to means with confidence intervals."""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: An episode has diverged when its query loss is over this many times its own before adaptation.
+DIVERGED_FACTOR = 100.0
+
+
+@dataclass
+class EpisodeResults:
+    """What E episodes scored on their query sets after S of the inner steps, the first of them step 0."""
+
+    index: NDArray  # [E], the episodes' numbers in their split
+    steps: list[int]  # [S]
+    loss: NDArray  # [E, S]
+    metric: NDArray  # [E, S]: accuracy in [0, 1] or mean squared error
+
+    @staticmethod
+    def concatenate(parts: "list[EpisodeResults]") -> "EpisodeResults":
+        """All episodes of the parts, in the order of their numbers."""
+        index = np.concatenate([p.index for p in parts])
+        order = np.argsort(index, kind="stable")
+        loss, metric = (np.concatenate([getattr(p, name) for p in parts])[order] for name in ("loss", "metric"))
+        return EpisodeResults(index[order], parts[0].steps, loss, metric)
+
+    @property
+    def diverged(self) -> NDArray[np.bool_]:
+        """Which episodes have a query loss that is, at any step, not finite or over 100 times that at step 0."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return (~np.isfinite(self.loss) | (self.loss > DIVERGED_FACTOR * self.loss[:, :1])).any(axis=1)
+
+    def mean_loss(self, step: int = -1) -> tuple[float | None, float | None]:
+        """Mean ± 95 % interval of the query loss at a position of ``steps``; diverged episodes are left out."""
+        return mean_ci95(self.loss[~self.diverged, step])
+
+    def mean_metric(self, name: str, step: int = -1) -> tuple[float | None, float | None]:
+        """Likewise of the metric; a diverged episode counts 0 in an accuracy and is left out of an error."""
+        if name == "accuracy":
+            return mean_ci95(np.where(self.diverged, 0.0, self.metric[:, step]))
+        return mean_ci95(self.metric[~self.diverged, step])
+
+
+def mean_ci95(values: NDArray) -> tuple[float | None, float | None]:
+    """The mean and 1.96 s / √n, with n - 1 in s; None where it is undefined."""
+    n = len(values)
+    mean = float(np.mean(values)) if n > 0 else None
+    return mean, 1.96 * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
+
+
+def summarize(results: EpisodeResults, metric: str, seed: int, transductive: bool) -> dict[str, Any]:
+    """The content of ``test_metrics.json``: plain numbers, None where a mean is undefined."""
+    per_step = []
+    for position, step in enumerate(results.steps):
+        mean, ci95 = results.mean_metric(metric, position)
+        per_step.append({"step": step, "mean": mean, "ci95": ci95})
+    return {
+        "metric": metric,
+        "episodes": len(results.index),
+        "seed": seed,
+        "per_step": per_step,
+        "mean": per_step[-1]["mean"],
+        "ci95": per_step[-1]["ci95"],
+        "diverged": int(results.diverged.sum()),
+        "diverged_episodes": results.index[results.diverged].tolist(),
+        "transductive": transductive,
+    }
+
+
+def write_episodes(results: EpisodeResults, metric: str, path: Path) -> None:
+    """Write one row per episode and step, so that two runs can be compared pairwise on the same tasks."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["episode", "step", "loss", metric, "diverged"])
+        for e, (index, diverged) in enumerate(zip(results.index, results.diverged, strict=True)):
+            for s, step in enumerate(results.steps):
+                writer.writerow([index, step, results.loss[e, s], results.metric[e, s], int(diverged)])
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as text: one line per inner step."""
+    accuracy = summary["metric"] == "accuracy"
+    scale, unit = (100.0, " %") if accuracy else (1.0, "")
+    lines = [f"{'inner steps':>11}  {'accuracy' if accuracy else 'MSE'} ± 95 % CI over {summary['episodes']} episodes"]
+
+    def number(value: float | None) -> str:
+        return "undefined" if value is None else f"{scale * value:.{2 if accuracy else 4}f}"
+
+    for row in summary["per_step"]:
+        lines.append(f"{row['step']:>11}  {number(row['mean'])} ± {number(row['ci95'])}{unit}")
+    if summary["diverged"]:
+        named = ", ".join(map(str, summary["diverged_episodes"][:10])) + (" …" if summary["diverged"] > 10 else "")
+        counted = "counted as 0" if accuracy else "left out of the mean"
+        lines.append(f"{summary['diverged']} of {summary['episodes']} episodes diverged ({counted}): {named}")
+    if not summary["transductive"]:
+        lines.append("non-transductive: batch norm by the support set's statistics")
+    return "\n".join(lines)

@@ -1,0 +1,246 @@
+"""What every algorithm shares: the outer update, its logs, and evaluation episode by episode."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor, nn
+
+from few_shot.adaptation import task_loss
+from few_shot.episodes import EpisodeBatch
+from few_shot.errors import BadInput, TrainingDiverged
+from few_shot.evaluation import EpisodeResults
+
+
+class TaskScores(NamedTuple):
+    """Query loss and metric (accuracy or mean squared error) of T tasks, ``[T]`` each."""
+
+    loss: Tensor
+    metric: Tensor
+
+
+class LitMetaLearner(pl.LightningModule):
+    """Manual optimisation of a meta-loss. An algorithm implements :meth:`outer_scores` and :meth:`step_scores`.
+
+    Args:
+        model: the backbone. Its batch norm is made to use the statistics of the batch in front of it.
+        loss: a function of torch.nn.functional by name, or any function by its dotted name; it maps one task's
+            predictions and targets to their mean loss.
+        metric: what is reported beside the loss.
+        test_inner_loop_steps: inner steps in validation and test, 0 or more.
+        transductive: whether batch norm in evaluation sees the query samples of an episode together, as the papers
+            do; off, it takes the support set's statistics.
+        outer_optimizer: the optimiser of the outer loop.
+        outer_lr: learning rate of the outer loop.
+        outer_schedule: keep the outer rate, or let it fall to zero along a cosine over max_steps.
+        weight_decay: L2 penalty in the outer optimiser (decoupled in adamw).
+        gradient_clip_val: bound on the outer gradient; None for no bound.
+        gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
+        track_grad_norm: log the outer gradient's norm of this order, before clipping; None not to.
+        log_gradient_histograms: whether to log a histogram of each parameter's outer gradient.
+
+    Raises:
+        BadInput: a number is out of its range, or the loss is unknown.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str = "cross_entropy",
+        metric: Literal["accuracy", "mse"] = "accuracy",
+        test_inner_loop_steps: int = 10,
+        transductive: bool = True,
+        outer_optimizer: Literal["adam", "adamw", "sgd"] = "adam",
+        outer_lr: float = 1e-3,
+        outer_schedule: Literal["constant", "cosine"] = "constant",
+        weight_decay: float = 0.0,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        track_grad_norm: float | None = None,
+        log_gradient_histograms: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        for name, value in (("outer_lr", outer_lr), ("gradient_clip_val", gradient_clip_val)):
+            if value is not None and not value > 0:
+                raise BadInput(f"--{name}={value} must be above 0.")
+        if weight_decay < 0:
+            raise BadInput(f"--weight_decay={weight_decay} must not be negative.")
+        if test_inner_loop_steps < 0:
+            raise BadInput(f"--test_inner_loop_steps={test_inner_loop_steps} must not be negative.")
+        self.model = torch.func.replace_all_batch_norm_modules_(model)
+        self.loss = task_loss(_function_by_name(loss))
+        self.metric: Literal["accuracy", "mse"] = metric
+        self.test_inner_loop_steps = test_inner_loop_steps
+        self.transductive = transductive
+        self.outer_optimizer = outer_optimizer
+        self.outer_lr = outer_lr
+        self.outer_schedule = outer_schedule
+        self.weight_decay = weight_decay
+        self.gradient_clip_val = gradient_clip_val
+        self.gradient_clip_algorithm = gradient_clip_algorithm
+        self.track_grad_norm = track_grad_norm
+        self.log_gradient_histograms = log_gradient_histograms
+        self.config: dict[str, Any] | None = None  # the run's resolved flags, kept in its checkpoints
+        self.results: EpisodeResults | None = None  # of the last validation or test, over all processes
+        self._batches: list[tuple[Tensor, list[int], Tensor, Tensor]] = []
+
+    # What an algorithm answers.
+
+    def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
+        """Each training task's contribution to the outer loss, with its graph."""
+        raise NotImplementedError
+
+    def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
+        """Each task's query result after the given numbers of inner steps, without a graph."""
+        raise NotImplementedError
+
+    # The outer loop.
+
+    def scores(self, predictions: Tensor, targets: Tensor) -> TaskScores:
+        """Loss and metric of T tasks; predictions ``[T, n, out]``, targets ``[T, n]`` or ``[T, n, 1]``."""
+        with torch.no_grad():
+            if self.metric == "accuracy":
+                metric = (predictions.argmax(-1) == targets).float().mean(-1)
+            else:
+                metric = (predictions - targets).square().flatten(1).mean(-1)
+        return TaskScores(self.loss(predictions, targets), metric)
+
+    def configure_optimizers(self) -> Any:
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        optimizer = kinds[self.outer_optimizer](self.parameters(), lr=self.outer_lr, weight_decay=self.weight_decay)
+        if self.outer_schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.trainer.max_steps)
+        return [optimizer], [schedule]
+
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        """One outer update from the mean query loss of the meta-batch's tasks, those of other processes included."""
+        optimizer: Any = self.optimizers()
+        scores = self.outer_scores(batch)
+        # Processes' gradients are averaged, and their shares of the meta-batch may differ by a task.
+        weight = self.trainer.world_size / self._meta_batch_size(batch)
+        loss = weight * scores.loss.sum()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        self._stop_unless_finite(batch, scores.loss.detach())
+        logging = (batch_idx + 1) % self.trainer.log_every_n_steps == 0
+        if logging:
+            self._log_gradients()
+        if self.gradient_clip_val is not None:
+            self.clip_gradients(optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
+        optimizer.step()
+        if self.outer_schedule != "constant":
+            schedule: Any = self.lr_schedulers()
+            schedule.step()
+        if logging:
+            self.log("train_loss", loss.detach(), prog_bar=True, sync_dist=True)
+            if self.metric == "accuracy":
+                self.log("train_accuracy", weight * scores.metric.sum(), prog_bar=True, sync_dist=True)
+
+    def _meta_batch_size(self, batch: EpisodeBatch) -> int:
+        """Tasks in this outer update over all processes."""
+        data = getattr(self.trainer, "datamodule", None)
+        return data.batch_size if data is not None else len(batch.index) * self.trainer.world_size
+
+    def _stop_unless_finite(self, batch: EpisodeBatch, loss: Tensor) -> None:
+        """Raise TrainingDiverged, in all processes alike, before a bad gradient reaches the weights."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        finite = bool(torch.isfinite(loss).all() & torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+        if self.trainer.strategy.reduce_boolean_decision(finite):
+            return
+        bad = batch.index[~torch.isfinite(loss)].tolist()
+        what = "loss" if any(bad_here := _gather(bad)) else "gradient"
+        tasks = sorted(sum(bad_here if what == "loss" else _gather(batch.index.tolist()), []))
+        checkpoints: Any = self.trainer.checkpoint_callback
+        last = getattr(checkpoints, "last_model_path", "") or getattr(checkpoints, "best_model_path", "")
+        raise TrainingDiverged(
+            f"The {what} of update {self.global_step + 1} is not finite (training tasks {', '.join(map(str, tasks))}); "
+            + (f"the last good checkpoint is {last}." if last else "no checkpoint had been written yet.")
+        )
+
+    def _log_gradients(self) -> None:
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        if self.track_grad_norm is not None:
+            norm = torch.nn.utils.get_total_norm(list(gradients.values()), norm_type=self.track_grad_norm)
+            self.log("grad_norm", norm)
+        if not self.log_gradient_histograms:
+            return
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, gradient in gradients.items():
+                    logger.experiment.add_histogram(f"gradients/{name}", gradient.float(), self.global_step)
+            elif isinstance(logger, WandbLogger):
+                import wandb
+
+                values = {f"gradients/{name}": wandb.Histogram(g.float().cpu()) for name, g in gradients.items()}
+                logger.experiment.log(values | {"trainer/global_step": self.global_step})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+    # Evaluation.
+
+    def validation_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        # Step 0 is scored too: it is the yardstick of divergence.
+        self._evaluate(batch, sorted({0, self.test_inner_loop_steps}))
+
+    def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        self._evaluate(batch, list(range(self.test_inner_loop_steps + 1)))
+
+    def _evaluate(self, batch: EpisodeBatch, steps: list[int]) -> None:
+        scores = self.step_scores(batch, steps)
+        loss, metric = (torch.stack([getattr(s, name) for s in scores], dim=1) for name in ("loss", "metric"))
+        self._batches.append((batch.index, steps, loss, metric))
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _finish_evaluation(self, split: str) -> None:
+        here = [
+            EpisodeResults(index.cpu().numpy(), steps, loss.double().cpu().numpy(), metric.double().cpu().numpy())
+            for index, steps, loss, metric in self._batches
+        ]
+        self._batches.clear()
+        self.results = EpisodeResults.concatenate(sum(_gather(here), []))
+        for name, (mean, ci95) in {
+            "loss": self.results.mean_loss(),
+            self.metric: self.results.mean_metric(self.metric),
+        }.items():
+            self.log(f"{split}_{name}", float("nan") if mean is None else mean, prog_bar=True, rank_zero_only=False)
+            if ci95 is not None:
+                self.log(f"{split}_{name}_ci95", ci95)
+
+
+def _gather(value: Any) -> list:
+    """Every process's value, in the order of ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _function_by_name(name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    if "." not in name:
+        function = getattr(F, name, None)
+    else:
+        module, _, attribute = name.rpartition(".")
+        try:
+            function = getattr(importlib.import_module(module), attribute, None)
+        except ImportError:
+            function = None
+    if not callable(function):
+        raise BadInput(
+            f"--loss={name} is neither a function of torch.nn.functional nor one that can be imported, "
+            "such as mypackage.losses.my_loss."
+        )
+    return function

@@ -1,0 +1,28 @@
+"""The regressor of MAML's sinusoid experiment (Finn et al. 2017, section 5.1)."""
+
+import math
+
+from torch import Tensor, nn
+
+
+class SinusoidMLP(nn.Sequential):
+    """1-40-40-1 with ReLU; ``[n, *input_shape]`` to ``[n, output_size]``.
+
+    Args:
+        input_shape: shape of one sample.
+        output_size: numbers put out for one sample.
+        width: units in a hidden layer.
+        hidden_layers: how many hidden layers.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...] = (1,), output_size: int = 1, width: int = 40, hidden_layers: int = 2
+    ) -> None:
+        sizes = [math.prod(input_shape)] + [width] * hidden_layers
+        layers: list[nn.Module] = [nn.Flatten()]
+        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+            layers += [nn.Linear(size_in, size_out), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(sizes[-1], output_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)

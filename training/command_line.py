@@ -1,0 +1,306 @@
+"""From a command line to a resolved experiment: which classes, with which arguments.
+
+A value comes from the first of: a flag; ``--config``; the algorithm's published row for this dataset, ways and shots;
+the dataset's protocol (both in ``training/configs/<data class>/``); the constructor. Flags are the constructors'
+arguments, with their help, so a new class needs no code here.
+"""
+
+import argparse
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import jsonargparse
+import yaml
+from pytorch_lightning import LightningDataModule, LightningModule
+from torch import nn
+
+import few_shot.data
+import few_shot.lit_models
+import few_shot.models
+from few_shot.errors import BadInput
+
+CONFIGS = Path(__file__).parent / "configs"
+
+#: What a run fills in itself: the sizes and the metric come from the data module, the seed from the run.
+FILLED_IN = {"data_class": {"seed"}, "model_class": {"input_shape", "output_size"}, "lit_model_class": {"model", "metric"}}
+
+
+@dataclass
+class RunOptions:
+    """How to run.
+
+    Args:
+        log_dir: folder under which every run gets its own.
+        seed: drives the initial weights and the training episodes.
+        gpus: -1 for all there are, 0 for none, 2 for two, 0,3 for those.
+        num_processes: CPU processes that share each meta-batch.
+        strategy: how processes work together; one of Lightning's names.
+        accelerator: cpu, gpu or auto; ddp is the old spelling of --strategy=ddp.
+        precision: number format of the training, 32 or 64 bits or bf16-mixed.
+        max_steps: outer updates.
+        val_check_interval: outer updates between validations; the last update is always followed by one.
+        limit_train_batches: end the training after this many outer updates even if max_steps is more.
+        limit_val_batches: batches of episodes in a validation, at most; 0 for no validation.
+        limit_test_batches: batches of episodes in the test, at most; 0 for no test.
+        log_every_n_steps: outer updates between two logged training losses.
+        stop_early: stop when this many validations in a row bring nothing better; 0 never stops early.
+        deterministic: whether to use deterministic algorithms only.
+        compile: whether to compile the meta-training step (first step slower, the others faster).
+        fast_dev_run: whether to run one update, one validation and one test batch, to try things out; writes nothing.
+        profile: whether to write a profile of the run beside its logs.
+        resume: checkpoint to go on from; its settings hold unless a flag says otherwise.
+        wandb: whether to log to Weights & Biases too; offline if there is no network or no key.
+    """
+
+    log_dir: str = "logs"
+    seed: int = 0
+    gpus: str = "-1"
+    num_processes: int = 1
+    strategy: str | None = None
+    accelerator: Literal["auto", "cpu", "gpu", "ddp"] = "auto"
+    precision: Literal["32", "64", "bf16", "32-true", "64-true", "bf16-mixed"] = "32"
+    max_steps: int = 60_000
+    val_check_interval: int = 1000
+    limit_train_batches: int | None = None
+    limit_val_batches: int | None = None
+    limit_test_batches: int | None = None
+    log_every_n_steps: int = 50
+    stop_early: int = 0
+    deterministic: bool = False
+    compile: bool = False
+    fast_dev_run: bool = False
+    profile: bool = False
+    resume: str | None = None
+    wandb: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"--{name}={value} is too small: it must be at least 1.")
+        for name in ("limit_val_batches", "limit_test_batches", "stop_early", "seed"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise BadInput(f"--{name}={value} must not be negative.")
+
+
+@dataclass
+class Experiment:
+    """A resolved command line."""
+
+    classes: dict[str, type]  # by flag: data_class, model_class, lit_model_class
+    arguments: dict[str, dict[str, Any]]  # each class's constructor arguments, by the same flags
+    options: RunOptions
+    extra: dict[str, Any]  # values of the flags that the calling script added
+    config: dict[str, Any]  # everything, flat and plain: what config.yaml and checkpoints hold
+
+    def build_data(self) -> Any:
+        """The data module."""
+        arguments = self.arguments["data_class"]
+        return self.classes["data_class"](**arguments, **({"seed": self.options.seed} if self._takes_seed() else {}))
+
+    def build_lit_model(self, data: Any) -> Any:
+        """The algorithm around a model whose sizes are the data's."""
+        model = self.classes["model_class"](
+            input_shape=data.input_shape, output_size=data.output_size, **self.arguments["model_class"]
+        )
+        lit_model = self.classes["lit_model_class"](model=model, metric=data.metric, **self.arguments["lit_model_class"])
+        lit_model.config = self.config
+        return lit_model
+
+    def _takes_seed(self) -> bool:
+        return "seed" in _argument_names(self.classes["data_class"], skip=set())
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Says what is wrong in one sentence and exits with status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        message = " ".join(str(message).split())
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message, flags=re.IGNORECASE):
+            flag = unknown[1].split("=")[0]
+            close = difflib.get_close_matches(flag, [o for a in self._actions for o in a.option_strings], n=1)
+            message = f"unknown flag {flag} for the chosen classes" + (f"; did you mean {close[0]}?" if close else ".")
+        elif wrong := re.search(r'Parser key "(\w+)": (.*)', message):
+            message = f"--{wrong[1]}: {wrong[2]}"
+        fail(self.prog, message)
+
+
+def fail(program: str, message: str) -> NoReturn:
+    """Print one sentence and exit with status 2."""
+    print(f"{program}: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parse(
+    argv: Sequence[str],
+    description: str,
+    base_config: dict[str, Any] | None = None,
+    extra: type | None = None,
+) -> Experiment:
+    """Resolve a command line; ``--help`` prints the flags of the chosen classes and exits.
+
+    Args:
+        argv: the command line without the program's name.
+        description: what the program does, for ``--help``.
+        base_config: settings below ``--config``, such as a checkpoint's.
+        extra: a dataclass whose fields are further flags.
+
+    Raises:
+        BadInput: a class, a config file or a value cannot be used.
+        SystemExit: status 2 for a flag that does not exist or whose value has the wrong type.
+    """
+    program = Path(sys.argv[0]).name
+    chosen = _choices(argv)
+    from_file = dict(base_config or {}) | _read_config(chosen.pop("config", None))
+    chosen = from_file | chosen
+    wants_help = "-h" in argv or "--help" in argv
+    parser = _Parser(prog=program, description=description, allow_abbrev=False)
+    parser.add_argument("--config", type=str | None, help="YAML file with any of these flags; flags win")
+    parser.add_argument("--data_class", type=str | None, help=f"data set: {_names(few_shot.data)}, or a dotted path")
+    parser.add_argument("--model_class", type=str | None, help=f"backbone: {_names(few_shot.models)}, or a dotted path")
+    parser.add_argument("--lit_model_class", type=str, default="LitMAML", help=f"algorithm: {_names(few_shot.lit_models)}, …")
+    _add_arguments(parser, RunOptions, set())
+    if extra is not None:
+        _add_arguments(parser, extra, set())
+    if "data_class" not in chosen:
+        if wants_help:
+            parser.description = f"{description} Choose the classes to see their flags too."
+            parser.parse_args(["--help"])
+        raise BadInput(f"--data_class is missing: choose one of {_names(few_shot.data)}.")
+    protocol = _protocol(chosen)
+    chosen = protocol | {"lit_model_class": "LitMAML"} | chosen
+    if "model_class" not in chosen:
+        raise BadInput(f"--model_class is missing: choose one of {_names(few_shot.models)}.")
+    classes = {
+        "data_class": _find(chosen["data_class"], few_shot.data, LightningDataModule, "data_class"),
+        "model_class": _find(chosen["model_class"], few_shot.models, nn.Module, "model_class"),
+        "lit_model_class": _find(chosen["lit_model_class"], few_shot.lit_models, LightningModule, "lit_model_class"),
+    }
+    known: set[str] = {field.name for field in fields(RunOptions)}
+    names = {}
+    for flag, cls in classes.items():
+        names[flag] = _argument_names(cls, FILLED_IN[flag])
+        _add_arguments(parser, cls, FILLED_IN[flag] | (known & set(names[flag])))
+        known |= set(names[flag])
+    _accept_bare_booleans(parser)
+
+    if classes["model_class"].__name__ != protocol.get("model_class"):
+        protocol = {k: v for k, v in protocol.items() if k not in _protocol_model_arguments(protocol)}
+    known |= {"data_class", "model_class", "lit_model_class"}
+    defaults = {"loss": getattr(classes["data_class"], "loss", "cross_entropy")} | protocol
+    defaults = {k: v for k, v in defaults.items() if k in known}
+    for key in from_file:
+        if key not in known and base_config is None:
+            raise BadInput(f"{_config_path(argv)}: {key} is no flag of the chosen classes.")
+    defaults |= {k: v for k, v in from_file.items() if k in known}
+    defaults |= {k: chosen[k] for k in ("data_class", "model_class", "lit_model_class")}
+    resolved = parser.parse_args([f"--{k}={_as_flag(v)}" for k, v in defaults.items()])
+    parser.set_defaults(jsonargparse.namespace_to_dict(resolved))
+    values = jsonargparse.namespace_to_dict(parser.parse_args(list(argv)))
+
+    extra_names = [f.name for f in fields(extra)] if extra is not None else []
+    config = {k: v for k, v in values.items() if k != "config" and k not in extra_names}
+    return Experiment(
+        classes=classes,
+        arguments={flag: {k: values[k] for k in names[flag]} for flag in classes},
+        options=RunOptions(**{f.name: values[f.name] for f in fields(RunOptions)}),
+        extra={k: values[k] for k in extra_names},
+        config={k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
+    )
+
+
+def _choices(argv: Sequence[str]) -> dict[str, Any]:
+    """The flags that decide which others there are."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for flag in ("config", "data_class", "model_class", "lit_model_class"):
+        parser.add_argument(f"--{flag}")
+    for flag in ("episode_classes", "support_samples"):
+        parser.add_argument(f"--{flag}", type=lambda text: int(text) if text.isdigit() else text)
+    try:
+        return vars(parser.parse_known_args(list(argv))[0])
+    except SystemExit:
+        raise BadInput("a flag is missing its value.") from None
+
+
+def _config_path(argv: Sequence[str]) -> str:
+    return str(_choices(argv).get("config", "--config"))
+
+
+def _read_config(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise BadInput(f"--config={path} cannot be read ({error.strerror}).") from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"--config={path} is not valid YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"--config={path} must hold flags, one 'name: value' a line.")
+    return content
+
+
+def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
+    """The dataset's protocol, overlaid with the algorithm's published row for the chosen ways and shots."""
+    folder = CONFIGS / str(chosen["data_class"]).rpartition(".")[2]
+    if not (folder / "protocol.yaml").is_file():
+        return {}
+    protocol = _read_config(str(folder / "protocol.yaml"))
+    ways, shots = ({**protocol, **chosen}.get(k) for k in ("episode_classes", "support_samples"))
+    algorithm = str(chosen.get("lit_model_class", "LitMAML")).rpartition(".")[2]
+    row = folder / f"{algorithm}_{ways}way_{shots}shot.yaml"
+    return protocol | (_read_config(str(row)) if row.is_file() else {})
+
+
+def _protocol_model_arguments(protocol: dict[str, Any]) -> set[str]:
+    model = getattr(few_shot.models, str(protocol.get("model_class")), None)
+    return set() if model is None else set(_argument_names(model, FILLED_IN["model_class"])) | {"model_class"}
+
+
+def _names(package: Any) -> str:
+    return ", ".join(name for name in package.__all__ if name not in ("EpisodeDataModule", "ImageEpisodes"))
+
+
+def _find(name: str, package: Any, base: type, flag: str) -> type:
+    """A class by its bare name in one of our packages or by its dotted path."""
+    module, _, bare = name.rpartition(".")
+    sys.path.insert(0, "")  # a class of the user's own may lie where the command is run
+    try:
+        found = getattr(importlib.import_module(module) if module else package, bare, None)
+    except ImportError as error:
+        raise BadInput(f"--{flag}={name} cannot be imported ({error}).") from error
+    finally:
+        sys.path.remove("")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise BadInput(
+            f"--{flag}={name} is unknown: choose one of {_names(package)}, or the dotted path of a {base.__name__}."
+        )
+    return found
+
+
+def _argument_names(cls: type, skip: set[str]) -> list[str]:
+    return [name for name in jsonargparse.ArgumentParser().add_class_arguments(cls, None) if name not in skip]
+
+
+def _add_arguments(parser: jsonargparse.ArgumentParser, cls: type, skip: set[str]) -> None:
+    parser.add_class_arguments(cls, None, skip=skip & set(_argument_names(cls, set())))
+
+
+def _accept_bare_booleans(parser: jsonargparse.ArgumentParser) -> None:
+    """Let ``--wandb`` mean ``--wandb=true``."""
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True
+
+
+def _as_flag(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
