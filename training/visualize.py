@@ -1,6 +1,6 @@
 """Pictures of a run: its learning curves, and how a model adapts to one task.
 
-    python training/visualize.py --checkpoint logs/Sinusoid-LitMAML/version_0/checkpoints/last.ckpt --episode=3
+python training/visualize.py --checkpoint logs/Sinusoid-LitMAML/version_0/checkpoints/last.ckpt --episode=3
 """
 
 import csv
@@ -40,7 +40,9 @@ def draw_curves(directory: Path) -> Path | None:
             if not (points := curves.get(f"{part}_{quantity}")):
                 continue
             steps, values = np.array(points).T
-            axis.plot(steps, values, color=colour, alpha=0.3 if part == "train" else 1, lw=1 if part == "train" else 1.5)
+            axis.plot(
+                steps, values, color=colour, alpha=0.3 if part == "train" else 1, lw=1 if part == "train" else 1.5
+            )
             if part == "train":
                 axis.plot(*_smooth(steps, values), color=colour, label="train (one meta-batch; running mean)")
             else:
@@ -63,7 +65,14 @@ def _smooth(steps: np.ndarray, values: np.ndarray, points: int = 20) -> tuple[np
     return steps[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
 
 
-def draw_fit(lit_model: Any, data: Sinusoid, path: Path, episode: int = 0, shown_steps: tuple[int, ...] = (0, 1, 10)) -> Path:
+def can_draw_fit(data: Any) -> bool:
+    """Whether a task of the data module is a curve."""
+    return isinstance(data, Sinusoid)
+
+
+def draw_fit(
+    lit_model: Any, data: Sinusoid, path: Path, episode: int = 0, shown_steps: tuple[int, ...] = (0, 1, 10)
+) -> Path:
     """Draw one unseen sine wave: the truth, the support points, and the prediction after some inner steps."""
     index = np.array([episode])
     dtype, device = lit_model.dtype, lit_model.device
@@ -72,15 +81,21 @@ def draw_fit(lit_model: Any, data: Sinusoid, path: Path, episode: int = 0, shown
     amplitude, phase = data.waves("test", data.eval_seed, index)
     x = torch.linspace(-5, 5, 200, dtype=dtype, device=device)[None, :, None]
     figure, axis = plt.subplots(figsize=(7, 4.5))
-    axis.plot(x[0, :, 0].cpu(), amplitude.item() * np.sin(x[0, :, 0].cpu().numpy() - phase.item()), "k", lw=2, label="truth")
-    axis.plot(batch.support_x[0, :, 0].cpu(), batch.support_y[0, :, 0].cpu(), "r^", ms=8, label="support points", zorder=5)
+    axis.plot(
+        x[0, :, 0].cpu(), amplitude.item() * np.sin(x[0, :, 0].cpu().numpy() - phase.item()), "k", lw=2, label="truth"
+    )
+    axis.plot(
+        batch.support_x[0, :, 0].cpu(), batch.support_y[0, :, 0].cpu(), "r^", ms=8, label="support points", zorder=5
+    )
     styles = {0: ("tab:gray", ":"), 1: ("tab:blue", "--"), 10: ("tab:green", "-")}
     with torch.no_grad():
         for step, fast_weights in enumerate(lit_model.adapt(batch, max(shown_steps))):
             if step in shown_steps:
                 colour, line = styles.get(step, ("tab:purple", "-."))
                 label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-                axis.plot(x[0, :, 0].cpu(), lit_model.predict(fast_weights, x)[0, :, 0].cpu(), line, color=colour, label=label)
+                axis.plot(
+                    x[0, :, 0].cpu(), lit_model.predict(fast_weights, x)[0, :, 0].cpu(), line, color=colour, label=label
+                )
     axis.set(xlabel="x", ylabel="y", title=f"Test task {episode}: {data.support_samples} support points")
     axis.grid(alpha=0.3)
     axis.legend()

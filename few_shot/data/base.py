@@ -1,5 +1,6 @@
 """What every dataset shares: batches of episodes, the same for any number of workers and processes."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,11 +89,8 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"--batch_size={self.batch_size} is fewer tasks than the {world_size} processes that share them: "
                 "give every process at least one."
             )
-        mine = share(self.batch_size, rank, world_size)
-
-        def indices(update: int) -> NDArray:
-            return update * self.batch_size + np.asarray(mine)
-
+        mine = np.asarray(share(self.batch_size, rank, world_size))
+        indices = functools.partial(_numbers, mine, self.batch_size)
         return self._loader(MetaBatches(self, "train", self.seed, indices), _UpdatesFrom(first_update))
 
     def val_dataloader(self) -> DataLoader:
@@ -106,6 +104,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         mine = np.asarray(share(episodes, rank, world_size))
         batches = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
         return self._loader(MetaBatches(self, split, self.eval_seed, batches.__getitem__), range(len(batches)))
+
+    def __getstate__(self) -> dict:
+        """A worker process that is spawned gets everything but the trainer, which cannot be pickled."""
+        return {**self.__dict__, "trainer": None}
 
     def _place(self) -> tuple[int, int, int]:
         """This process's rank, the number of processes and the update the run has reached."""
@@ -160,7 +162,7 @@ class ImageEpisodes(EpisodeDataModule):
         **base,
     ) -> None:
         super().__init__(num_workers=num_workers, **base)
-        self.data_dir = Path(data_dir)
+        self.data_dir = Path(data_dir).expanduser()
         self.episode_classes = at_least(2, episode_classes, "episode_classes")
         self.train_episode_classes = at_least(2, train_episode_classes or episode_classes, "train_episode_classes")
         self.shuffle_labels = shuffle_labels
@@ -251,6 +253,11 @@ class _UpdatesFrom(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         return itertools.count(self.first)
+
+
+def _numbers(mine: NDArray, batch_size: int, update: int) -> NDArray:
+    """The episodes of an outer update that fall to this process."""
+    return update * batch_size + mine
 
 
 def share(total: int, rank: int, world_size: int) -> range:

@@ -48,15 +48,9 @@ class MiniImagenet(ImageEpisodes):
     ``{train,val,test}/<class>/*.jpg``; ``images/*.jpg`` with ``train.csv``, ``val.csv`` and ``test.csv``;
     ``mini-imagenet-cache-{train,val,test}.pkl``; ``mini-imagenet.tar.gz``. If there is none, it is downloaded.
     Class folders and CSV files may hold other classes than mini-ImageNet's, of images of any size.
-
-    Args:
-        data_dir: folder that holds the images, or that they are downloaded to.
     """
 
     input_shape = image_shape = SHAPE
-
-    def __init__(self, data_dir: str = "data", **base) -> None:
-        super().__init__(data_dir=data_dir, **base)
 
     def build_store(self) -> Path:
         """Find or download the images, decode them once, and return the store's folder."""

@@ -53,14 +53,13 @@ class Omniglot(ImageEpisodes):
     is downloaded.
 
     Args:
-        data_dir: folder that holds the images, or that they are downloaded to.
         rotations: whether characters rotated by 90°, 180° and 270° are further training classes.
     """
 
     input_shape = image_shape = SHAPE
 
-    def __init__(self, data_dir: str = "data", rotations: bool = True, **base) -> None:
-        super().__init__(data_dir=data_dir, **base)
+    def __init__(self, rotations: bool = True, **base) -> None:
+        super().__init__(**base)
         self.rotations = rotations
 
     def build_store(self) -> Path:

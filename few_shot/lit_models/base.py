@@ -9,6 +9,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from few_shot.adaptation import task_loss
@@ -101,6 +102,24 @@ class LitMetaLearner(pl.LightningModule):
         raise NotImplementedError
 
     # The outer loop.
+
+    def compile_outer_step(self) -> None:
+        """Compile :meth:`outer_scores`, inner loop and all; a model that cannot be compiled runs as it is."""
+        import torch._dynamo.config as dynamo  # here, because it takes a second
+
+        dynamo.trace_autograd_ops = True
+        plain, compiled = self.outer_scores, torch.compile(self.outer_scores, fullgraph=True)
+
+        def outer_scores(batch: EpisodeBatch) -> TaskScores:
+            try:
+                return compiled(batch)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0]
+                rank_zero_warn(f"--compile: this experiment cannot be compiled and runs as it is ({reason}).")
+                self.outer_scores = plain  # type: ignore[method-assign]
+                return plain(batch)
+
+        self.outer_scores = outer_scores  # type: ignore[method-assign]
 
     def scores(self, predictions: Tensor, targets: Tensor) -> TaskScores:
         """Loss and metric of T tasks; predictions ``[T, n, out]``, targets ``[T, n]`` or ``[T, n, 1]``."""

@@ -47,7 +47,9 @@ class ResNet12(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-            raise BadInput(f"--model_class=ResNet12 takes images of 16x16 pixels or more, not samples of {input_shape}.")
+            raise BadInput(
+                f"--model_class=ResNet12 takes images of 16x16 pixels or more, not samples of {input_shape}."
+            )
         channels = [input_shape[0], width, 2 * width, 4 * width, 8 * width]
         blocks: list[nn.Module] = []
         for channels_in, channels_out in zip(channels, channels[1:], strict=False):

@@ -1,30 +1,24 @@
-"""From a resolved experiment to Lightning's Trainer: devices, loggers, checkpoints, the run's folder."""
+"""Lightning's Trainer for an experiment: devices, processes, loggers, checkpoints."""
 
-import json
+import ctypes
 import os
 import platform
 import socket
-import subprocess
-import sys
-from importlib.metadata import version
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.profilers import SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
 from training.command_line import Experiment, RunOptions
-
-#: Hands the run's number from the process that started the run to those it launches.
-VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
+from training.record import print_once
 
 
 class Progress(TQDMProgressBar):
@@ -35,74 +29,41 @@ class Progress(TQDMProgressBar):
         return self.trainer.max_steps
 
 
-class ValidateAtTheEnd(Callback):
-    """Validate after the last update too, wherever it falls between two validations."""
+class EndlessEpoch(Callback):
+    """Validate after the last update too, wherever it falls, and keep the loggers' count of updates right."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Resumed from a checkpoint that was written during validation, Lightning counts one too few.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
 
 
-def run_directory(experiment: Experiment) -> Path:
-    """The run's own folder ``<log_dir>/<data>-<algorithm>/version_<n>``, made by the process that starts the run.
+def set_up_process(options: RunOptions) -> None:
+    """What holds for the whole process: memory, number formats, and no warnings that a user can do nothing about."""
+    if options.keep_memory:
+        keep_freed_memory()
+    torch.set_float32_matmul_precision("high")
+    for message in (
+        ".*does not have many workers.*",
+        ".*Consider setting.*persistent_workers.*",
+        ".*`LightningModule.configure_optimizers` returned.*",
+        ".*It is recommended to use `self.log.*sync_dist=True.*",  # results are gathered before they are logged
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
-    A resumed run goes on in the folder of its checkpoint.
-    """
+
+def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -> pl.Trainer:
+    """The Trainer that runs the experiment and writes into ``directory``, or writes nothing if that is None."""
     options = experiment.options
-    name = "-".join(experiment.classes[k].__name__ for k in ("data_class", "lit_model_class"))
-    parent = Path(options.log_dir) / name
-    if options.resume is not None:
-        resumed = Path(options.resume).resolve().parent.parent
-        if resumed.parent == parent.resolve() and resumed.name.startswith("version_"):
-            return parent / resumed.name
-    if VERSION_VARIABLE in os.environ:
-        return parent / f"version_{os.environ[VERSION_VARIABLE]}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        numbers = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-        number = max(numbers, default=-1) + (1 if rank_zero_only.rank == 0 else 0)
-        while rank_zero_only.rank == 0:
-            try:
-                (parent / f"version_{number}").mkdir()
-                break
-            except FileExistsError:  # another run that starts just now
-                number += 1
-    except OSError as error:
-        raise BadInput(f"--log_dir={options.log_dir} cannot be written to ({error.strerror}).") from error
-    return parent / f"version_{number}"
-
-
-@rank_zero_only
-def record(experiment: Experiment, directory: Path) -> None:
-    """Write down what the run is: its resolved flags (usable as ``--config``), versions, commit and command."""
-    (directory / "config.yaml").write_text(yaml.safe_dump(experiment.config, sort_keys=False))
-    packages = ("torch", "torchvision", "pytorch-lightning", "numpy")
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    facts = {
-        "command": ["python", *sys.argv],
-        "commit": commit or None,
-        "python": platform.python_version(),
-        "versions": {package: version(package) for package in packages},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-    }
-    (directory / "versions.json").write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def build_trainer(experiment: Experiment, directory: Path, metric: str) -> pl.Trainer:
-    """The Trainer that runs the experiment and writes into ``directory``."""
-    options = experiment.options
-    quick = options.fast_dev_run
+    quick = options.fast_dev_run or directory is None
     monitor, mode = (f"val_{metric}", "max" if metric == "accuracy" else "min")
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
-    callbacks: list[Callback] = [ValidateAtTheEnd(), Progress(refresh_rate=20, leave=True)]
-    if not quick:
+    callbacks: list[Callback] = [EndlessEpoch(), Progress(refresh_rate=20, leave=True)]
+    if directory is not None and not quick:
         callbacks.append(
             ModelCheckpoint(
                 dirpath=directory / "checkpoints",
@@ -114,9 +75,7 @@ def build_trainer(experiment: Experiment, directory: Path, metric: str) -> pl.Tr
             )
         )
     if options.stop_early and options.limit_val_batches != 0:
-        callbacks.append(
-            EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False)
-        )
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False))
     limits = {
         f"limit_{part}_batches": limit
         for part, limit in (("val", options.limit_val_batches), ("test", options.limit_test_batches))
@@ -125,16 +84,16 @@ def build_trainer(experiment: Experiment, directory: Path, metric: str) -> pl.Tr
     return pl.Trainer(
         **processes(options),
         **limits,
-        precision=options.precision.removesuffix("-true").replace("bf16-mixed", "bf16"),
+        precision={"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision),
         max_steps=max_steps,
         max_epochs=-1,
         val_check_interval=options.val_check_interval,
         check_val_every_n_epoch=None,
         log_every_n_steps=min(options.log_every_n_steps, max(1, max_steps // 20)),
-        logger=False if quick else loggers(experiment, directory),
+        logger=loggers(experiment, directory) if directory is not None and not quick else False,
         callbacks=callbacks,
         enable_checkpointing=not quick,
-        fast_dev_run=quick,
+        fast_dev_run=options.fast_dev_run,
         profiler=SimpleProfiler(dirpath=directory, filename="profile") if options.profile and not quick else None,
         deterministic=options.deterministic,
         num_sanity_val_steps=0,
@@ -177,11 +136,13 @@ def visible_gpus(options: RunOptions) -> list[int]:
             if count < -1:
                 raise ValueError
     except ValueError:
-        raise BadInput(f"--gpus={text} is none of -1 (all), 0 (none), a number of GPUs, or numbers such as 0,3.") from None
+        raise BadInput(
+            f"--gpus={text} is none of -1 (all), 0 (none), a number of GPUs, or numbers such as 0,3."
+        ) from None
     if options.accelerator == "cpu":
         return []
     if missing := [gpu for gpu in wanted if not 0 <= gpu < there]:
-        raise BadInput(f"--gpus={text} asks for {len(missing)} more than the {there} GPUs that are here.")
+        raise BadInput(f"--gpus={text} asks for GPU {missing[0]}, and there are {there} here, counted from 0.")
     if options.accelerator == "gpu" and not wanted:
         raise BadInput(f"--accelerator=gpu asks for a GPU, and --gpus={text} gives none of the {there} that are here.")
     return wanted
@@ -194,26 +155,20 @@ def loggers(experiment: Experiment, directory: Path) -> list[Logger]:
         "name": directory.parent.name,
         "version": int(directory.name.removeprefix("version_")),
     }
-    keep_metrics_of_earlier_part(directory)
     found: list[Logger] = [CSVLogger(**place), TensorBoardLogger(**place, default_hp_metric=False)]
     if experiment.options.wandb:
         offline = wandb_is_out_of_reach()
         if offline:
             print_once(f"Weights & Biases: {offline}, so this run is logged offline; `wandb sync` uploads it later.")
         label = f"{directory.parent.name}-{directory.name}"
-        found.append(WandbLogger(project="few_shot", name=label, save_dir=str(directory), offline=bool(offline)))
+        found.append(
+            WandbLogger(
+                project="few_shot", name=label, save_dir=str(directory), mode="offline" if offline else "online"
+            )
+        )
     for logger in found:
         logger.log_hyperparams(experiment.config)
     return found
-
-
-@rank_zero_only
-def keep_metrics_of_earlier_part(directory: Path) -> None:
-    """Put a resumed run's earlier metrics where the CSV logger, which starts a new file, does not delete them."""
-    metrics = directory / "metrics.csv"
-    if metrics.exists():
-        part = len(list(directory.glob("metrics-part*.csv"))) + 1
-        metrics.rename(directory / f"metrics-part{part}.csv")
 
 
 def wandb_is_out_of_reach() -> str | None:
@@ -222,10 +177,13 @@ def wandb_is_out_of_reach() -> str | None:
 
     if os.environ.get("WANDB_MODE", "online") in ("offline", "disabled", "dryrun"):
         return f"WANDB_MODE is {os.environ['WANDB_MODE']}"
-    settings = wandb.setup().settings
-    if not (os.environ.get("WANDB_API_KEY") or wandb.Api.__module__ and settings.api_key or wandb.api.api_key):
+    try:
+        key = wandb.api.api_key
+    except wandb.errors.UsageError:
+        key = None
+    if not key:
         return "there is no API key (run `wandb login`)"
-    address = urlsplit(settings.base_url)
+    address = urlsplit(wandb.setup().settings.base_url)
     try:
         socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
     except OSError:
@@ -233,7 +191,10 @@ def wandb_is_out_of_reach() -> str | None:
     return None
 
 
-@rank_zero_only
-def print_once(message: str) -> None:
-    """Print from the first process only."""
-    print(message, flush=True)
+def keep_freed_memory() -> None:
+    """Have glibc keep large freed blocks, which PyTorch's CPU allocator asks for again at once; nothing elsewhere."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
+    if mallopt is not None:
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+        mallopt(mmap_threshold, 2**30)
+        mallopt(trim_threshold, 2**31 - 1)

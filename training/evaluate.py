@@ -1,0 +1,50 @@
+"""Test a checkpoint: on other episodes, splits, shots or steps, or to get the run's very number again.
+
+python training/evaluate.py --checkpoint=logs/Sinusoid-LitMAML/version_0/checkpoints/last.ckpt --test_episodes=1000
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from training.command_line import clear_errors, parse
+from training.record import load_weights, report
+from training.trainer import build_trainer, set_up_process
+
+
+@dataclass
+class EvaluationOptions:
+    """What to evaluate.
+
+    Args:
+        checkpoint: the checkpoint; its run's settings hold unless a flag says otherwise.
+        split: the classes to draw episodes from.
+        output_dir: folder for test_metrics.json and test_episodes.csv; None prints only.
+    """
+
+    checkpoint: str
+    split: Literal["train", "val", "test"] = "test"
+    output_dir: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Evaluate one checkpoint; returns the content of ``test_metrics.json``."""
+    with clear_errors():
+        experiment = parse(argv, "Test a checkpoint.", extra=EvaluationOptions, settings_from="checkpoint")
+        set_up_process(experiment.options)
+        experiment.options.fast_dev_run = False
+        data, lit_model = experiment.build()
+        data.test_split = experiment.extra["split"]
+        load_weights(lit_model, experiment.extra["checkpoint"])
+        output = experiment.extra["output_dir"]
+        trainer = build_trainer(experiment, directory=None, metric=data.metric)
+        trainer.test(lit_model, datamodule=data, verbose=False)
+        return report(lit_model, data, None if output is None else Path(output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""A run is a record: its folder, what it was, what it found."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from few_shot.errors import BadInput
+from few_shot.evaluation import summarize, table, write_episodes
+from training.command_line import Experiment
+
+#: Hands the run's number from the process that started the run to those it launches.
+VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
+
+
+def run_directory(experiment: Experiment) -> Path:
+    """The run's own folder ``<log_dir>/<data>-<algorithm>/version_<n>``, made by the process that starts the run.
+
+    A resumed run goes on in the folder of its checkpoint.
+    """
+    options = experiment.options
+    name = "-".join(experiment.classes[k].__name__ for k in ("data_class", "lit_model_class"))
+    parent = Path(options.log_dir) / name
+    if options.resume is not None:
+        resumed = Path(options.resume).resolve().parent.parent
+        if resumed.parent == parent.resolve() and resumed.name.startswith("version_"):
+            return parent / resumed.name
+    if VERSION_VARIABLE in os.environ:
+        return parent / f"version_{os.environ[VERSION_VARIABLE]}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        numbers = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
+        number = max(numbers, default=-1) + (1 if rank_zero_only.rank == 0 else 0)
+        while rank_zero_only.rank == 0:
+            try:
+                (parent / f"version_{number}").mkdir()
+                break
+            except FileExistsError:  # another run that starts just now
+                number += 1
+    except OSError as error:
+        raise BadInput(f"--log_dir={options.log_dir} cannot be written to ({error.strerror}).") from error
+    return parent / f"version_{number}"
+
+
+@rank_zero_only
+def record(experiment: Experiment, directory: Path) -> None:
+    """Write down what the run is: its resolved flags (usable as ``--config``), versions, commit and command."""
+    keep_earlier_metrics(directory)
+    (directory / "config.yaml").write_text(yaml.safe_dump(experiment.config, sort_keys=False))
+    packages = ("torch", "torchvision", "pytorch-lightning", "numpy")
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    facts = {
+        "command": ["python", *sys.argv],
+        "commit": commit or None,
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in packages},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+    }
+    (directory / "versions.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def keep_earlier_metrics(directory: Path) -> None:
+    """Put a resumed run's earlier metrics where the CSV logger, which starts a new file, does not delete them."""
+    metrics = directory / "metrics.csv"
+    if metrics.exists():
+        part = len(list(directory.glob("metrics-part*.csv"))) + 1
+        metrics.rename(directory / f"metrics-part{part}.csv")
+
+
+def load_weights(lit_model: LightningModule, path: str) -> None:
+    """Load a checkpoint's weights into an algorithm built for it.
+
+    Raises:
+        BadInput: its model has other parameters or sizes.
+    """
+    try:
+        lit_model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+    except RuntimeError as error:
+        difference = " ".join(str(error).split()[:60])
+        raise BadInput(
+            f"--checkpoint={path} is of another model than the flags describe (ways and model must be its own): "
+            f"{difference} …"
+        ) from error
+
+
+def report(lit_model: Any, data: Any, directory: Path | None = None) -> dict[str, Any]:
+    """Print the test result, write it to ``directory``, and return it."""
+    results = lit_model.results
+    summary = summarize(results, lit_model.metric, data.eval_seed, lit_model.transductive)
+    if directory is not None and rank_zero_only.rank == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "test_metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
+        write_episodes(results, lit_model.metric, directory / "test_episodes.csv")
+    print_once(f"\n{table(summary)}\n")
+    return summary
+
+
+@rank_zero_only
+def print_once(message: str) -> None:
+    """Print from the first process only."""
+    print(message, flush=True)
