@@ -175,5 +175,5 @@ def test_a_resumed_run_goes_on_with_the_next_meta_batch():
 
 
 def test_fewer_tasks_than_processes_are_refused():
-    with pytest.raises(BadInput, match="batch_size=2.*3 processes"):
+    with pytest.raises(BadInput, match=r"batch_size=2.*3 processes"):
         on_rank(0, 3, batch_size=2).train_dataloader()

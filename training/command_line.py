@@ -234,8 +234,8 @@ def parse(
     defaults |= {k: chosen[k] for k in ("data_class", "model_class", "lit_model_class")}
     required = [f"--{settings_from}={checkpoint}"] if checkpoint is not None else []
     resolved = parser.parse_args([*required, *(f"--{k}={_as_flag(v)}" for k, v in defaults.items())])
-    parser.set_defaults(jsonargparse.namespace_to_dict(resolved))
-    values = jsonargparse.namespace_to_dict(parser.parse_args(list(argv)))
+    parser.set_defaults(resolved.as_dict())
+    values = parser.parse_args(argv).as_dict()
 
     extra_names = [f.name for f in fields(extra)] if extra is not None else []
     config = {k: v for k, v in values.items() if k != "config" and k not in extra_names}

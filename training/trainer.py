@@ -51,7 +51,7 @@ def set_up_process(options: RunOptions) -> None:
         ".*Consider setting.*persistent_workers.*",
         ".*`LightningModule.configure_optimizers` returned.*",
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # results are gathered before they are logged
-        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -4,9 +4,14 @@ python training/visualize.py --checkpoint logs/Sinusoid-LitMAML/version_0/checkp
 """
 
 import csv
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import matplotlib
 
@@ -18,6 +23,24 @@ import torch
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from few_shot.data import Sinusoid
+from few_shot.errors import BadInput
+from training.command_line import clear_errors, parse
+from training.record import load_weights
+
+
+@dataclass
+class PictureOptions:
+    """What to draw.
+
+    Args:
+        checkpoint: the checkpoint; its run's settings hold unless a flag says otherwise.
+        episode: number of the test task.
+        output: the picture.
+    """
+
+    checkpoint: str
+    episode: int = 0
+    output: str = "fit.png"
 
 
 def draw_curves(directory: Path) -> Path | None:
@@ -116,3 +139,20 @@ def log_picture(loggers: list[Logger], name: str, path: Path, step: int) -> None
             logger.experiment.add_image(name, plt.imread(path)[:, :, :3], step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw how a checkpoint's model adapts to one test task."""
+    with clear_errors():
+        experiment = parse(argv, "Draw how a model adapts to one task.", PictureOptions, settings_from="checkpoint")
+        data, lit_model = experiment.build()
+        if not can_draw_fit(data):
+            raise BadInput(f"--checkpoint={experiment.extra['checkpoint']} is no sinusoid run: only curves are drawn.")
+        load_weights(lit_model, experiment.extra["checkpoint"])
+        output = Path(experiment.extra["output"])
+        output.parent.mkdir(parents=True, exist_ok=True)
+        print(draw_fit(lit_model, data, output, experiment.extra["episode"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,11 @@
-"""Fetching archives: from the first source that answers, checked before use, extracted without leaving the folder."""
+"""Fetching archives: from the first source that answers, checked before use. They are read in place, never extracted."""
 
 import hashlib
 import http.client
 import os
-import tarfile
 import urllib.request
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -72,30 +70,3 @@ def check(path: Path, md5: str | None = None, sha256: str | None = None) -> None
                 f"{path} is not the archive it should be: its {algorithm} is {found}, expected {expected}. "
                 "Replace it, or remove it to have it downloaded."
             )
-
-
-def safe_extract(archive: Path, folder: Path) -> None:
-    """Extract a zip or tar archive; nothing may leave ``folder``, and links are refused.
-
-    Raises:
-        BadInput: the archive is damaged, or a member is a link, a device or lies outside; then nothing is extracted.
-    """
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as z:
-                for member in z.infolist():
-                    _stay_inside(archive, member.filename, plain=(member.external_attr >> 28) != 0xA)
-                z.extractall(folder)
-        else:
-            with tarfile.open(archive) as t:
-                for member in t:
-                    _stay_inside(archive, member.name, plain=member.isfile() or member.isdir())
-                t.extractall(folder, filter="data")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise BadInput(f"{archive} cannot be extracted to {folder} ({error}).") from error
-
-
-def _stay_inside(archive: Path, name: str, plain: bool) -> None:
-    for path in (PurePosixPath(name), PureWindowsPath(name)):
-        if not plain or path.is_absolute() or path.drive or ".." in path.parts:
-            raise BadInput(f"{archive} holds {name!r}, a link or a path outside of its folder: it is not extracted.")

@@ -176,6 +176,8 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
             if split_of.setdefault(c, split) != split:
                 raise BadInput(f"Class {c} of {name} is in the {split_of[c]} and the {split} split: keep it in one.")
         total = sum(classes.values())
+        if total == 0:
+            raise BadInput(f"The {split} split of {name} holds no images.")
         needed, free = total * int(np.prod(image_shape)), shutil.disk_usage(folder).free
         if needed > free:  # a memory-mapped file that runs out of disk kills the process
             raise BadInput(f"The {split} images of {name} take {needed} bytes, but {folder.parent} has {free} left.")

@@ -31,6 +31,7 @@ ARCHIVE_URLS = [
 PICKLE_URLS = ["https://zenodo.org/records/7978538/files/{}?download=1"]
 PICKLE_NAMES = {"train": "train", "val": "validation", "test": "test"}
 SHAPE = (3, 84, 84)
+IMAGES = 600  # of each class
 
 Pickle = tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]  # images [n, 84, 84, 3], and each class's rows
 
@@ -114,6 +115,8 @@ def _csv_files(root: Path) -> Source | None:
         try:
             with open(tables[split], newline="", encoding="utf-8-sig") as file:
                 for row in csv.DictReader(file):
+                    if not row["label"] or not row["filename"]:
+                        raise ValueError("an empty field")
                     files[row["label"]].add(row["filename"])
         except (OSError, KeyError, ValueError, csv.Error) as error:
             raise BadInput(f"{tables[split]} is no table of the columns filename and label ({error!r}).") from error
@@ -200,10 +203,13 @@ def _read_pickle(file: BinaryIO, name: Path | str) -> Pickle:
         right = images.dtype == np.uint8 and images.shape[1:] == (84, 84, 3) and len(rows) > 0
         for r in rows.values():
             right = right and r.ndim == 1 and len(r) > 0 and 0 <= r.min() <= r.max() < len(images)
+            right = right and len(np.unique(r)) == len(r)
     except (LookupError, TypeError, ValueError, AttributeError):
         right = False
     if not right:
-        raise BadInput(f"{name} does not hold image_data uint8 [n, 84, 84, 3] and class_dict {{class: rows}}.")
+        raise BadInput(
+            f"{name} does not hold image_data uint8 [n, 84, 84, 3] and class_dict {{class: different rows}}."
+        )
     return images, rows
 
 
@@ -230,7 +236,7 @@ def download_mini_imagenet(data_dir: Path) -> None:
 
 
 def _download_pickles(root: Path) -> None:
-    """Fetch all three, check that they hold every class of their split, 600 images each, and put them in place."""
+    """Fetch all three, check that they hold every class of their split, whole, and put them in place."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
         files = {split: f"mini-imagenet-cache-{PICKLE_NAMES[split]}.pkl" for split in SPLITS}
@@ -239,7 +245,7 @@ def _download_pickles(root: Path) -> None:
             download([url.format(file) for url in PICKLE_URLS], path)
             with open(path, "rb") as opened:
                 _, rows = _read_pickle(opened, file)
-            if {name: len(r) for name, r in rows.items()} != dict.fromkeys(split_classes(split), 600):
+            if {name: len(r) for name, r in rows.items()} != dict.fromkeys(split_classes(split), IMAGES):
                 raise BadInput(f"{file} does not hold the {split} split of mini-ImageNet.")
         for file in files.values():
             (Path(scratch) / file).rename(root / file)

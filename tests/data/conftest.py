@@ -11,12 +11,21 @@ from PIL import Image
 from few_shot.episodes import SPLITS
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keeps the tests out of the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def images():
     """Random images of each split and class, uint8 [n, 84, 84, 3]: 2, 3 or 4 images in each of 3 classes."""
     rng = np.random.default_rng(0)
     return {
-        split: {f"{split}_{c}": rng.integers(0, 256, (n, 84, 84, 3), dtype=np.uint8) for c, n in zip("abc", (4, 2, 3))}
+        split: {
+            f"{split}_{c}": rng.integers(0, 256, (n, 84, 84, 3), dtype=np.uint8)
+            for c, n in (("a", 4), ("b", 2), ("c", 3))
+        }
         for split in SPLITS
     }
 

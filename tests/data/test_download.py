@@ -1,13 +1,11 @@
 import hashlib
 import io
-import tarfile
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from few_shot.data.download import check, download, safe_extract
+from few_shot.data.download import check, download
 from few_shot.errors import BadInput
 
 CONTENT = bytes(range(256)) * 5000
@@ -55,7 +53,7 @@ def test_a_download_that_breaks_off_is_noticed_without_a_checksum(server, tmp_pa
 
 
 def test_a_server_that_is_not_there(tmp_path):
-    with pytest.raises(BadInput, match="http://127.0.0.1:9/x"):
+    with pytest.raises(BadInput, match=r"http://127\.0\.0\.1:9/x"):
         download(["http://127.0.0.1:9/x"], tmp_path / "file", md5=MD5)
 
 
@@ -68,52 +66,3 @@ def test_check_names_the_expected_and_the_found_checksum(tmp_path):
         check(tmp_path / "file", sha256="0123")
     with pytest.raises(BadInput, match="nowhere cannot be read"):
         check(tmp_path / "nowhere", md5=MD5)
-
-
-def make_zip(path, name, link=False):
-    info = zipfile.ZipInfo(name)
-    info.external_attr = (0o120777 if link else 0o100644) << 16
-    with zipfile.ZipFile(path, "w") as z:
-        z.writestr("inside/fine", "fine")
-        z.writestr(info, "/etc/passwd" if link else "evil")
-
-
-def make_tar(path, name, type=tarfile.REGTYPE):
-    with tarfile.open(path, "w:gz") as t:
-        for member_name, member_type in (("inside/fine", tarfile.REGTYPE), (name, type)):
-            member = tarfile.TarInfo(member_name)
-            member.type, member.linkname, member.size = member_type, "/etc/passwd", 4 * (member_type == tarfile.REGTYPE)
-            t.addfile(member, io.BytesIO(b"fine"))
-
-
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_extract(make, tmp_path):
-    make(tmp_path / "archive", "inside/also/fine")
-    safe_extract(tmp_path / "archive", tmp_path / "out")
-    assert (tmp_path / "out" / "inside" / "fine").read_text() == "fine"
-    assert (tmp_path / "out" / "inside" / "also" / "fine").exists()
-
-
-@pytest.mark.parametrize("name", ["../evil", "inside/../../evil", "/evil", "C:\\evil", "..\\evil"])
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_members_that_leave_the_folder_are_refused(make, name, tmp_path):
-    make(tmp_path / "archive", name)
-    with pytest.raises(BadInput, match="archive holds"):
-        safe_extract(tmp_path / "archive", tmp_path / "out")
-    assert [p.name for p in tmp_path.rglob("*")] == ["archive"]
-
-
-@pytest.mark.parametrize(
-    ("make", "extra"),
-    [(make_zip, {"link": True}), (make_tar, {"type": tarfile.SYMTYPE}), (make_tar, {"type": tarfile.LNKTYPE})],
-)
-def test_links_are_refused(make, extra, tmp_path):
-    make(tmp_path / "archive", "inside/link", **extra)
-    with pytest.raises(BadInput, match="link"):
-        safe_extract(tmp_path / "archive", tmp_path / "out")
-
-
-def test_a_damaged_archive_is_named(tmp_path):
-    (tmp_path / "archive.tar.gz").write_bytes(CONTENT)
-    with pytest.raises(BadInput, match=r"archive\.tar\.gz cannot be extracted"):
-        safe_extract(tmp_path / "archive.tar.gz", tmp_path / "out")

@@ -1,0 +1,39 @@
+"""Every model with a small batch of episodes that fits it, in float64."""
+
+import pytest
+import torch
+
+from few_shot.episodes import EpisodeBatch
+from few_shot.models import Conv4, ResNet12, ResNetClassifier, SinusoidMLP
+
+MODELS = {
+    "SinusoidMLP": ((1,), lambda: SinusoidMLP()),
+    "Conv4": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=6)),
+    "Conv4-stride": ((1, 28, 28), lambda: Conv4((1, 28, 28), 3, width=6, downsample="stride")),
+    "Conv4-group": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=8, norm="group")),
+    "Conv4-none": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=6, norm="none")),
+    "ResNet12": ((3, 16, 16), lambda: ResNet12((3, 16, 16), 3, width=3)),
+    "ResNetClassifier": ((3, 48, 48), lambda: ResNetClassifier((3, 48, 48), 3)),
+}
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(params=MODELS)
+def model_and_batch(request, float64):
+    """A model, its loss by name, and a batch of 2 tasks of 2 shots and 3 queries, 3 ways."""
+    torch.manual_seed(0)
+    shape, make = MODELS[request.param]
+    model = torch.func.replace_all_batch_norm_modules_(make())
+    tasks, shots, queries, ways = 2, 2, 3, 3
+    if shape == (1,):
+        x = [4 * torch.rand(tasks, n, 1) - 2 for n in (shots * ways, queries * ways)]
+        return model, "mse_loss", EpisodeBatch(x[0], x[0].sin(), x[1], x[1].sin(), torch.arange(tasks))
+    x = [torch.rand(tasks, n * ways, *shape) for n in (shots, queries)]
+    y = [torch.arange(ways).repeat_interleave(n).expand(tasks, -1).contiguous() for n in (shots, queries)]
+    return model, "cross_entropy", EpisodeBatch(x[0], y[0], x[1], y[1], torch.arange(tasks))

@@ -1,0 +1,274 @@
+"""Whole runs on the sinusoid, in this process and in several."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from training import evaluate, run_experiment, visualize
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=7", "--test_episodes=11"]
+RUN = "Sinusoid-LitMAML/version_0"
+
+
+def run(log_dir, *flags):
+    return run_experiment.main([*QUICK, f"--log_dir={log_dir}", *flags])
+
+
+def rows(path):
+    return list(csv.DictReader(path.open()))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 25 updates, validated after 10, 20 and 25."""
+    log_dir = tmp_path_factory.mktemp("logs")
+    flags = ["--max_steps=25", "--val_check_interval=10", "--track_grad_norm=2", "--log_gradient_histograms"]
+    return run(log_dir, *flags), log_dir / RUN
+
+
+def test_result_file(finished):
+    summary, folder = finished
+    assert json.loads((folder / "test_metrics.json").read_text()) == summary
+    assert {k: summary[k] for k in ("metric", "episodes", "seed", "diverged", "diverged_episodes", "transductive")} == {
+        "metric": "mse",
+        "episodes": 11,
+        "seed": 0,
+        "diverged": 0,
+        "diverged_episodes": [],
+        "transductive": True,
+    }
+    assert [row["step"] for row in summary["per_step"]] == list(range(11))
+    assert summary["per_step"][-1] == {"step": 10, "mean": summary["mean"], "ci95": summary["ci95"]}
+    episodes = rows(folder / "test_episodes.csv")
+    assert len(episodes) == 11 * 11
+    last = [float(row["mse"]) for row in episodes if row["step"] == "10"]
+    assert sum(last) / 11 == pytest.approx(summary["mean"])
+
+
+def test_record(finished):
+    _, folder = finished
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["data_class"], config["max_steps"], config["inner_lr"]) == ("Sinusoid", 25, 0.01)
+    facts = json.loads((folder / "versions.json").read_text())
+    assert facts["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert {"command", "commit", "python", "device"} <= set(facts)
+
+
+def test_logs_and_pictures(finished):
+    _, folder = finished
+    metrics = rows(folder / "metrics.csv")
+    assert [int(row["step"]) + 1 for row in metrics if row["val_mse"]] == [10, 20, 25]
+    assert len([row for row in metrics if row["train_loss"]]) == 25
+    assert all(float(row["grad_norm"]) > 0 for row in metrics if row["train_loss"])
+    for picture in ("curves.png", "fit.png"):
+        assert (folder / picture).stat().st_size > 10_000
+    tags = {"scalars": set(), "histograms": set(), "images": set()}
+    for file in folder.glob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        for kind in tags:
+            tags[kind] |= set(events.Tags()[kind])
+    assert {"train_loss", "val_mse", "test_mse"} <= tags["scalars"]
+    assert "gradients/1.weight" in tags["histograms"]
+    assert {"curves", "fit"} <= tags["images"]
+
+
+def test_checkpoints_load_with_weights_only(finished):
+    _, folder = finished
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names[-1] == "last.ckpt"
+    assert names[0].startswith("best-step=")
+    for name in names:
+        checkpoint = torch.load(folder / "checkpoints" / name, weights_only=True)
+        assert checkpoint["config"]["data_class"] == "Sinusoid"
+
+
+def best(folder):
+    return next((folder / "checkpoints").glob("best-*.ckpt"))
+
+
+def test_evaluate_gives_the_very_number(finished, tmp_path):
+    summary, folder = finished
+    assert evaluate.main([f"--checkpoint={best(folder)}", f"--output_dir={tmp_path}"]) == summary
+    assert json.loads((tmp_path / "test_metrics.json").read_text()) == summary
+
+
+def test_evaluate_otherwise_by_flag(finished):
+    summary, folder = finished
+    checkpoint = f"--checkpoint={best(folder)}"
+    other = evaluate.main([checkpoint, "--test_episodes=6", "--test_inner_loop_steps=3", "--support_samples=20"])
+    assert (other["episodes"], len(other["per_step"])) == (6, 4)
+    assert other["mean"] != summary["mean"]
+    assert evaluate.main([checkpoint, "--split=val"])["mean"] != summary["mean"]
+    with pytest.raises(SystemExit):
+        evaluate.main([checkpoint, "--width=9"])
+
+
+def test_visualize_draws_another_task(finished, tmp_path):
+    _, folder = finished
+    visualize.main([f"--checkpoint={best(folder)}", "--episode=3", f"--output={tmp_path / 'task.png'}"])
+    assert (tmp_path / "task.png").stat().st_size > 10_000
+
+
+def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
+    flags = ["--val_check_interval=10", "--outer_schedule=constant"]
+    whole = run(tmp_path / "whole", "--max_steps=30", *flags)
+    run(tmp_path / "parts", "--max_steps=17", *flags)
+    folder = tmp_path / "parts" / RUN
+    resumed = run_experiment.main([f"--resume={folder / 'checkpoints' / 'last.ckpt'}", "--max_steps=30"])
+    assert resumed == whole
+    parts = rows(folder / "metrics-part1.csv") + rows(folder / "metrics.csv")
+    assert [int(row["step"]) + 1 for row in parts if row["val_mse"]] == [10, 17, 20, 30]
+    losses = {row["step"]: row["train_loss"] for row in rows(tmp_path / "whole" / RUN / "metrics.csv")}
+    assert all(losses[row["step"]] == row["train_loss"] for row in parts if row["train_loss"])
+
+
+def test_versions_do_not_collide(tmp_path):
+    for _ in range(2):
+        run(tmp_path, "--max_steps=1", "--limit_test_batches=0", "--limit_val_batches=0")
+    assert sorted(p.name for p in (tmp_path / "Sinusoid-LitMAML").iterdir()) == ["version_0", "version_1"]
+    assert (tmp_path / RUN / "checkpoints" / "last.ckpt").exists()
+
+
+def test_limits_count_outer_updates_and_batches(tmp_path):
+    summary = run(tmp_path, "--max_steps=30", "--limit_train_batches=3", "--limit_test_batches=1")
+    assert summary["episodes"] == 5
+    assert torch.load(tmp_path / RUN / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_flags_that_change_how_it_runs(tmp_path):
+    """They are accepted and leave the result what it was, or near it."""
+    plain = run(tmp_path, "--max_steps=4")["mean"]
+    for flags in (["--deterministic"], ["--profile"], ["--stop_early=2"], ["--keep_memory=false"], ["--num_workers=1"]):
+        assert run(tmp_path, "--max_steps=4", *flags)["mean"] == plain, flags
+    assert run(tmp_path, "--max_steps=4", "--precision=64")["mean"] == pytest.approx(plain, rel=1e-4)
+    assert run(tmp_path, "--max_steps=4", "--precision=bf16")["mean"] == pytest.approx(plain, rel=0.1)
+    assert (tmp_path / "Sinusoid-LitMAML" / "version_2" / "fit-profile.txt").exists()
+
+
+@pytest.mark.slow
+def test_compiled_run(tmp_path):
+    flags = ("--max_steps=4", "--precision=64")
+    assert run(tmp_path, *flags, "--compile")["mean"] == pytest.approx(run(tmp_path, *flags)["mean"], rel=1e-9)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(tmp_path):
+    with pytest.warns(UserWarning, match="--compile: this experiment cannot be compiled"):
+        compiled = run(tmp_path, "--max_steps=2", "--loss=test_run_experiment.loss_with_a_side_effect", "--compile")
+    assert compiled == run(tmp_path, "--max_steps=2", "--loss=test_run_experiment.loss_with_a_side_effect")
+
+
+def loss_with_a_side_effect(prediction, target):
+    os.getpid()
+    print(end="", flush=True)
+    return (prediction - target).abs().mean()
+
+
+def test_fast_dev_run_writes_nothing(tmp_path):
+    assert run(tmp_path / "logs", "--fast_dev_run") is not None
+    assert not (tmp_path / "logs").exists()
+
+
+def test_no_early_stop_before_its_time(tmp_path):
+    """With a rate of nearly 0 nothing improves: stopped after 1 + 2 validations."""
+    run(tmp_path, "--max_steps=50", "--val_check_interval=5", "--stop_early=2", "--outer_lr=1e-30")
+    assert torch.load(tmp_path / RUN / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 15
+
+
+def test_diverged_training_names_the_last_good_checkpoint(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(tmp_path, "--max_steps=2000", "--val_check_interval=1", "--outer_optimizer=sgd", "--outer_lr=10")
+    error = capsys.readouterr().err
+    assert exit_.value.code == 1
+    assert "is not finite" in error
+    assert str(tmp_path / RUN / "checkpoints" / "last.ckpt") in error
+
+
+def test_wandb_without_key_or_network_is_offline_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    run(tmp_path, "--max_steps=2", "--wandb")
+    assert "logged offline" in capsys.readouterr().out
+    assert list((tmp_path / RUN / "wandb").glob("offline-run-*"))
+
+
+def cli(log_dir, *flags):
+    """A run of its own process, as a user starts it."""
+    command = [sys.executable, "training/run_experiment.py", *QUICK, f"--log_dir={log_dir}", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def weights(folder):
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return torch.cat([value.flatten() for value in state.values()])
+
+
+@pytest.mark.parametrize("model", [[], ["--model_class=test_run_experiment.BatchNormMLP"]], ids=["MLP", "BatchNormMLP"])
+def test_two_processes_are_one(tmp_path, model, monkeypatch):
+    """Five tasks over two processes: plain SGD at rate 1 moves the weights by the sum of three gradients."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    model = [*model, *(["--width=8"] if not model else [])]
+    flags = ["--precision=64", "--outer_optimizer=sgd", "--outer_lr=1", "--max_steps=3", "--val_check_interval=1"]
+    start = [*flags[:3], "--max_steps=1", "--limit_val_batches=0", "--limit_test_batches=0", "--outer_lr=1e-300"]
+    quick = [flag for flag in QUICK if not flag.startswith("--width")]
+    monkeypatch.setattr(sys.modules[__name__], "QUICK", quick)
+    cli(tmp_path / "start", *start, *model)
+    cli(tmp_path / "one", *flags, *model)
+    output = cli(tmp_path / "two", *flags, *model, "--accelerator=ddp", "--num_processes=2")
+    zero, one, two = (weights(tmp_path / name / RUN) for name in ("start", "one", "two"))
+    assert (one - zero).norm() > 0.1
+    assert ((two - one).norm() / (one - zero).norm()).item() < 1e-12
+    for single, double in zip(*(rows(tmp_path / name / RUN / "metrics.csv") for name in ("one", "two")), strict=True):
+        for name in ("train_loss", "val_mse", "val_mse_ci95", "test_mse"):
+            assert bool(single[name]) == bool(double[name])
+            if single[name]:
+                assert float(double[name]) == pytest.approx(float(single[name]), rel=1e-6)
+    assert output.count("inner steps") == 1
+    assert [p.name for p in (tmp_path / "two" / "Sinusoid-LitMAML").iterdir()] == ["version_0"]
+
+
+class BatchNormMLP(torch.nn.Module):
+    """Batch norm with running statistics, as a user may write it."""
+
+    def __init__(self, input_shape, output_size):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(*input_shape, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, output_size)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_fewer_tasks_than_processes_are_refused(tmp_path):
+    with pytest.raises(AssertionError, match="--batch_size=1 is fewer tasks than the 2 processes"):
+        cli(tmp_path, "--batch_size=1", "--num_processes=2", "--max_steps=1")
+
+
+def test_devices_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for flags, sentence in (
+        (["--gpus=2"], "--gpus=2 asks for GPU 0"),
+        (["--gpus=0,3"], "--gpus=0,3 asks for GPU 0"),
+        (["--gpus=many"], "--gpus=many is none of"),
+        (["--gpus=-2"], "--gpus=-2 is none of"),
+        (["--accelerator=gpu"], "--accelerator=gpu"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            run(tmp_path, *flags)
+        assert exit_.value.code == 2
+        assert sentence in capsys.readouterr().err
+    assert run(tmp_path, "--gpus=-1", "--fast_dev_run") is not None
+    assert "this runs on the CPU" in capsys.readouterr().out
