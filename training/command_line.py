@@ -328,11 +328,15 @@ def _find(name: str, package: Any, base: type, flag: str) -> type:
 
 
 def _argument_names(cls: type, skip: set[str]) -> list[str]:
-    return [name for name in jsonargparse.ArgumentParser().add_class_arguments(cls, None) if name not in skip]
+    return [
+        name
+        for name in jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False)
+        if name not in skip
+    ]
 
 
 def _add_arguments(parser: jsonargparse.ArgumentParser, cls: type, skip: set[str]) -> None:
-    parser.add_class_arguments(cls, None, skip=skip & set(_argument_names(cls, set())))
+    parser.add_class_arguments(cls, None, skip=skip & set(_argument_names(cls, set())), fail_untyped=False)
 
 
 def _accept_bare_booleans(parser: jsonargparse.ArgumentParser) -> None:

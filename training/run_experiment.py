@@ -42,13 +42,12 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         record(experiment, directory)
         trainer = build_trainer(experiment, directory, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
-        checkpoints: Any = trainer.checkpoint_callback
-        if not checkpoints.last_model_path:  # a run without validation
+        best, last = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
+        if not last:  # a run without validation
             trainer.save_checkpoint(directory / "checkpoints" / "last.ckpt")
         summary = None
         if options.limit_test_batches != 0:
-            best = checkpoints.best_model_path or None
-            trainer.test(lit_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+            trainer.test(lit_model, datamodule=data, ckpt_path=best or None, weights_only=True, verbose=False)
             summary = report(lit_model, data, directory)
         draw(lit_model, data, trainer, directory)
         print_once(f"Everything about this run is in {directory}")

@@ -63,17 +63,11 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
     monitor, mode = (f"val_{metric}", "max" if metric == "accuracy" else "min")
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
     callbacks: list[Callback] = [EndlessEpoch(), Progress(refresh_rate=20, leave=True)]
-    if directory is not None and not quick:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=directory / "checkpoints",
-                filename="best-{step}",
-                monitor=monitor,
-                mode=mode,
-                save_last=True,
-                save_on_train_epoch_end=False,
-            )
-        )
+    if not quick:
+        place: dict[str, Any] = {"dirpath": f"{directory}/checkpoints", "save_on_train_epoch_end": False}
+        callbacks.append(ModelCheckpoint(filename="best-{step}", monitor=monitor, mode=mode, **place))
+        # Not save_last=True, which leaves last.ckpt alone when a validation brings nothing better.
+        callbacks.append(ModelCheckpoint(filename="last", enable_version_counter=False, **place))
     if options.stop_early and options.limit_val_batches != 0:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False))
     limits = {

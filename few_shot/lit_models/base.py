@@ -176,8 +176,8 @@ class LitMetaLearner(pl.LightningModule):
         bad = batch.index[~torch.isfinite(loss)].tolist()
         what = "loss" if any(bad_here := _gather(bad)) else "gradient"
         tasks = sorted(sum(bad_here if what == "loss" else _gather(batch.index.tolist()), []))
-        checkpoints: Any = self.trainer.checkpoint_callback
-        last = getattr(checkpoints, "last_model_path", "") or getattr(checkpoints, "best_model_path", "")
+        checkpoints: Any = self.trainer.checkpoint_callbacks
+        last = checkpoints[-1].best_model_path if checkpoints else ""
         raise TrainingDiverged(
             f"The {what} of update {self.global_step + 1} is not finite (training tasks {', '.join(map(str, tasks))}); "
             + (f"the last good checkpoint is {last}." if last else "no checkpoint had been written yet.")
