@@ -69,10 +69,21 @@ def record(experiment: Experiment, directory: Path) -> None:
         "commit": commit or None,
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
-    (directory / "versions.json").write_text(json.dumps(facts, indent=2) + "\n")
+    (directory / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+@rank_zero_only
+def record_cost(directory: Path, updates: int, seconds: dict[str, int]) -> None:
+    """Add to ``run.json`` how many outer updates the weights have seen, and the seconds of this run's parts."""
+    path = directory / "run.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"updates": updates, "seconds": seconds}, indent=2) + "\n"
+    )
 
 
 def keep_earlier_metrics(directory: Path) -> None:

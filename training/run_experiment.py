@@ -5,6 +5,7 @@ python training/run_experiment.py --data_class=MiniImagenet --model_class=Conv4 
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from training import visualize
 from training.command_line import Experiment, clear_errors, parse
-from training.record import VERSION_VARIABLE, print_once, record, report, run_directory
+from training.record import VERSION_VARIABLE, print_once, record, record_cost, report, run_directory
 from training.trainer import build_trainer, set_up_process
 
 
@@ -41,14 +42,19 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     try:
         record(experiment, directory)
         trainer = build_trainer(experiment, directory, data.metric)
+        started = time.perf_counter()
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+        seconds = {"training": round(time.perf_counter() - started)}
         best, last = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
         if not last:  # a run without validation
             trainer.save_checkpoint(directory / "checkpoints" / "last.ckpt")
         summary = None
         if options.limit_test_batches != 0:
+            started = time.perf_counter()
             trainer.test(lit_model, datamodule=data, ckpt_path=best or None, weights_only=True, verbose=False)
+            seconds["test"] = round(time.perf_counter() - started)
             summary = report(lit_model, data, directory)
+        record_cost(directory, trainer.global_step, seconds)
         draw(lit_model, data, trainer, directory)
         print_once(f"Everything about this run is in {directory}")
         return summary

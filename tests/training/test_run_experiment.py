@@ -58,9 +58,10 @@ def test_record(finished):
     _, folder = finished
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["data_class"], config["max_steps"], config["inner_lr"]) == ("Sinusoid", 25, 0.01)
-    facts = json.loads((folder / "versions.json").read_text())
+    facts = json.loads((folder / "run.json").read_text())
     assert facts["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert {"command", "commit", "python", "device"} <= set(facts)
+    assert (facts["updates"], set(facts["seconds"])) == (25, {"training", "test"})
 
 
 def test_logs_and_pictures(finished):
