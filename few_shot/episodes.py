@@ -5,13 +5,14 @@ are the same for ever, a worker or a rank draws its share by index alone, a resu
 two algorithms meet the very same tasks. Whole meta-batches are drawn at once, vectorised over the indices.
 """
 
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-SPLITS = ("train", "val", "test")
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 # Streams keep the draws of one episode apart: drawing more images never changes the classes.
 CLASS_STREAM, IMAGE_STREAM, WAVE_STREAM, POINT_STREAM, AUGMENT_STREAM = range(5)
@@ -31,10 +32,10 @@ class EpisodeBatch(NamedTuple):
     support_y: Tensor  # [T, N*K] or [T, K, 1]
     query_x: Tensor  # [T, N*Q, ...]
     query_y: Tensor  # [T, N*Q] or [T, Q, 1]
-    index: Tensor  # [T], the episodes' numbers in their split
+    index: Tensor  # type: ignore[assignment]  # [T], the episodes' numbers in their split
 
 
-def philox_4x32(counter: tuple[NDArray, ...], key: tuple[np.uint64, np.uint64]) -> tuple[NDArray, ...]:
+def philox_4x32(counter: tuple[Any, ...], key: tuple[np.uint64, np.uint64]) -> tuple[NDArray, ...]:
     """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), vectorised.
 
     Args:
@@ -54,7 +55,7 @@ def philox_4x32(counter: tuple[NDArray, ...], key: tuple[np.uint64, np.uint64]) 
     return c0, c1, c2, c3
 
 
-def random_words(seed: int, split: str, index: NDArray, stream: int, n: int) -> NDArray[np.uint64]:
+def random_words(seed: int, split: Split, index: NDArray, stream: int, n: int) -> NDArray[np.uint64]:
     """``n`` random 32-bit words for every episode in ``index`` ``[T]``; returns uint64 ``[T, n]``."""
     index = np.asarray(index, dtype=np.uint64)[:, None]
     blocks = np.arange(-(-n // 4), dtype=np.uint64)[None, :]
@@ -63,7 +64,7 @@ def random_words(seed: int, split: str, index: NDArray, stream: int, n: int) -> 
     return np.stack(np.broadcast_arrays(*words), axis=-1).reshape(len(index), -1)[:, :n]
 
 
-def uniform(seed: int, split: str, index: NDArray, stream: int, n: int) -> NDArray[np.float64]:
+def uniform(seed: int, split: Split, index: NDArray, stream: int, n: int) -> NDArray[np.float64]:
     """``n`` uniform numbers in (0, 1) for every episode in ``index`` ``[T]``; returns ``[T, n]``."""
     return (random_words(seed, split, index, stream, n) + 0.5) / 2**32
 
@@ -93,7 +94,7 @@ def sample_without_replacement(words: NDArray, population: NDArray | int) -> NDA
 
 def draw_classification(
     seed: int,
-    split: str,
+    split: Split,
     index: NDArray,
     class_sizes: NDArray[np.int64],
     ways: int,

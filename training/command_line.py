@@ -127,7 +127,7 @@ class Experiment:
         lit_model.config = self.config
         if self.options.compile:
             lit_model.compile_outer_step()
-        if rank_zero_only.rank == 0:  # Lightning would find bad data later, and with a traceback
+        if is_first_process():  # Lightning would find bad data later, and with a traceback
             data.prepare_data()
             data.setup("fit")
         return data, lit_model
@@ -145,6 +145,11 @@ class _Parser(jsonargparse.ArgumentParser):
         elif wrong := re.search(r'Parser key "(\w+)": (.*)', message):
             message = f"--{wrong[1]}: " + re.sub(r"<class '(\w+)'>", r"\1", wrong[2])
         fail(self.prog, message)
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def fail(program: str, message: str) -> NoReturn:

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
 from few_shot.evaluation import summarize, table, write_episodes
-from training.command_line import Experiment
+from training.command_line import Experiment, is_first_process
 
 #: Hands the run's number from the process that started the run to those it launches.
 VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
@@ -39,8 +39,8 @@ def run_directory(experiment: Experiment) -> Path:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         numbers = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-        number = max(numbers, default=-1) + (1 if rank_zero_only.rank == 0 else 0)
-        while rank_zero_only.rank == 0:
+        number = max(numbers, default=-1) + (1 if is_first_process() else 0)
+        while is_first_process():
             try:
                 (parent / f"version_{number}").mkdir()
                 break
@@ -74,7 +74,10 @@ def record(experiment: Experiment, directory: Path) -> None:
         else f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
-    (directory / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+    path = directory / "run.json"
+    if path.exists():  # a resumed run: what came before
+        facts["resumed"] = json.loads(path.read_text())
+    path.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 @rank_zero_only
@@ -114,7 +117,7 @@ def report(lit_model: Any, data: Any, directory: Path | None = None) -> dict[str
     """Print the test result, write it to ``directory``, and return it."""
     results = lit_model.results
     summary = summarize(results, lit_model.metric, data.eval_seed, lit_model.transductive)
-    if directory is not None and rank_zero_only.rank == 0:
+    if directory is not None and is_first_process():
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "test_metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
         write_episodes(results, lit_model.metric, directory / "test_episodes.csv")

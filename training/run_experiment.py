@@ -45,7 +45,8 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         started = time.perf_counter()
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         seconds = {"training": round(time.perf_counter() - started)}
-        best, last = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
+        checkpoints: list[Any] = trainer.checkpoint_callbacks
+        best, last = (callback.best_model_path for callback in checkpoints)
         if not last:  # a run without validation
             trainer.save_checkpoint(directory / "checkpoints" / "last.ckpt")
         summary = None

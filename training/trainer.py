@@ -70,15 +70,16 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
         callbacks.append(ModelCheckpoint(filename="last", enable_version_counter=False, **place))
     if options.stop_early and options.limit_val_batches != 0:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False))
-    limits = {
+    limits: dict[str, Any] = {
         f"limit_{part}_batches": limit
         for part, limit in (("val", options.limit_val_batches), ("test", options.limit_test_batches))
         if limit is not None
     }
+    precision: Any = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision)
     return pl.Trainer(
         **processes(options),
         **limits,
-        precision={"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision),
+        precision=precision,
         max_steps=max_steps,
         max_epochs=-1,
         val_check_interval=options.val_check_interval,
@@ -144,7 +145,7 @@ def visible_gpus(options: RunOptions) -> list[int]:
 
 def loggers(experiment: Experiment, directory: Path) -> list[Logger]:
     """CSV and TensorBoard always, Weights & Biases on a flag; all under the run's one number."""
-    place = {
+    place: dict[str, Any] = {
         "save_dir": str(directory.parent.parent),
         "name": directory.parent.name,
         "version": int(directory.name.removeprefix("version_")),

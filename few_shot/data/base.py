@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,10 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from few_shot.data.augment import crop_and_flip
 from few_shot.data.image_store import ImageStore
-from few_shot.episodes import SPLITS, EpisodeBatch, draw_classification
+from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification
 from few_shot.errors import BadInput, at_least
-
-Split = Literal["train", "val", "test"]
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -126,7 +124,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
         """Bring inputs and regression targets to the model's number type, on its device."""
-        dtype = torch.get_default_dtype()
+        dtype: Any = torch.get_default_dtype()
         training = False
         if self.trainer is not None:
             dtype, training = self.trainer.lightning_module.dtype, self.trainer.training
@@ -194,7 +192,8 @@ class ImageEpisodes(EpisodeDataModule):
             return
         folder = self.build_store()
         self.stores = {split: self.open_store(folder, split) for split in SPLITS}
-        for split, store in self.stores.items():
+        for split in SPLITS:
+            store = self.stores[split]
             ways = self.ways(split)
             if ways > len(store.class_names):
                 flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"

@@ -97,8 +97,8 @@ def read_image(file: BinaryIO, name: Path | str, image_shape: tuple[int, int, in
     """
     channels, height, width = image_shape
     try:
-        with Image.open(file) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
+        with Image.open(file) as stored:
+            image = stored.convert("L" if channels == 1 else "RGB")
     except _DAMAGED as error:
         raise BadInput(f"{name} cannot be decoded as an image ({error}): replace it, or remove it.") from error
     if image.size != (width, height):

@@ -1,4 +1,4 @@
-"""Fetching archives: from the first source that answers, checked before use. They are read in place, never extracted."""
+"""Fetching archives: from the first source that answers, checked before use; read in place, never extracted."""
 
 import hashlib
 import http.client

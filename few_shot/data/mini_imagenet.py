@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ def _class_folders(root: Path) -> Source | None:
 
 def _csv_files(root: Path) -> Source | None:
     """``images/`` and a CSV file per split, with columns ``filename`` and ``label``."""
-    tables = {split: root / f"{split}.csv" for split in SPLITS}
+    tables: dict[str, Path] = {split: root / f"{split}.csv" for split in SPLITS}
     images = root / "images"
     if not images.is_dir() or not any(table.is_file() for table in tables.values()):
         return None
@@ -126,7 +126,9 @@ def _csv_files(root: Path) -> Source | None:
 
     return Source(
         form="images and CSV files",
-        fingerprint=fingerprint(x.stat() for x in (*tables.values(), *present.values())),
+        fingerprint=fingerprint(
+            [*(table.stat() for table in tables.values()), *(entry.stat() for entry in present.values())]
+        ),
         classes=lambda split: {name: len(files) for name, files in read_table(split).items()},
         read=lambda split, name: read_images(read_table(split)[name], SHAPE),
     )
@@ -134,7 +136,7 @@ def _csv_files(root: Path) -> Source | None:
 
 def _pickles(root: Path) -> Source | None:
     """``mini-imagenet-cache-{train,val,test}.pkl``; the middle one may be called ``validation``."""
-    pickles = {split: root / f"mini-imagenet-cache-{split}.pkl" for split in SPLITS}
+    pickles: dict[str, Path] = {split: root / f"mini-imagenet-cache-{split}.pkl" for split in SPLITS}
     if not pickles["val"].is_file():
         pickles["val"] = root / "mini-imagenet-cache-validation.pkl"
     missing = [split for split in SPLITS if not pickles[split].is_file()]
@@ -194,7 +196,7 @@ def _pickled(form: str, files: list[Path], load: Callable[[str], Pickle]) -> Sou
     )
 
 
-def _read_pickle(file: BinaryIO, name: Path | str) -> Pickle:
+def _read_pickle(file: Any, name: Path | str) -> Pickle:
     """Read ``image_data`` uint8 ``[n, 84, 84, 3]`` and ``class_dict``, which maps a class to its rows."""
     data = safe_pickle.load(file, name)
     try:

@@ -12,11 +12,11 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-from few_shot.data.base import ImageEpisodes, Split
+from few_shot.data.base import ImageEpisodes
 from few_shot.data.class_folders import fingerprint, read_image, scan
 from few_shot.data.download import download
 from few_shot.data.image_store import ImageStore, Source, ensure_store
-from few_shot.episodes import SPLITS
+from few_shot.episodes import SPLITS, Split
 from few_shot.errors import BadInput
 
 FOLDERS = ("", "omniglot", "Omniglot", "omniglot-py", "omniglot/python")
@@ -86,13 +86,13 @@ def find_omniglot(data_dir: Path) -> Source | None:
     """
     if data_dir.exists():
         scan(data_dir)  # raises if it is no folder, or may not be read
-    paths = {half: _find_half(data_dir, half) for half in HALVES}
-    if None in paths.values():
+    paths = {half: path for half in HALVES if (path := _find_half(data_dir, half)) is not None}
+    if len(paths) < len(HALVES):
         return None
 
     @cache
     def drawings() -> dict[str, list[tuple[str, bytes]]]:
-        found = {}
+        found: dict[str, list[tuple[str, bytes]]] = {}
         for half, path in paths.items():
             found |= _read_half(path, characters=HALVES[half][0])
         if strangers := found.keys() ^ {c for split in SPLITS for c in split_characters(split)}:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from few_shot.data.base import EpisodeDataModule, Split
-from few_shot.episodes import POINT_STREAM, WAVE_STREAM, EpisodeBatch, uniform
+from few_shot.data.base import EpisodeDataModule
+from few_shot.episodes import POINT_STREAM, WAVE_STREAM, EpisodeBatch, Split, uniform
 
 
 class Sinusoid(EpisodeDataModule):
@@ -33,8 +33,7 @@ class Sinusoid(EpisodeDataModule):
         """Draw T episodes; points and values are ``[T, n, 1]``."""
         amplitude, phase = self.waves(split, seed, index)
         points = self.support_samples + self.queries(split)
-        x = 10 * uniform(seed, split, index, POINT_STREAM, points)[:, :, None] - 5
-        y = amplitude * np.sin(x - phase)
-        x, y = torch.from_numpy(x), torch.from_numpy(y)
+        at = 10 * uniform(seed, split, index, POINT_STREAM, points)[:, :, None] - 5
+        x, y = torch.from_numpy(at), torch.from_numpy(amplitude * np.sin(at - phase))
         shots = self.support_samples
         return EpisodeBatch(x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:], torch.as_tensor(index))

@@ -1,6 +1,7 @@
 """What every algorithm shares: the outer update, its logs, and evaluation episode by episode."""
 
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -148,7 +149,8 @@ class LitMetaLearner(pl.LightningModule):
         optimizer.zero_grad()
         self.manual_backward(loss)
         self._stop_unless_finite(batch, scores.loss.detach())
-        logging = (batch_idx + 1) % self.trainer.log_every_n_steps == 0
+        trainer: Any = self.trainer
+        logging = (batch_idx + 1) % trainer.log_every_n_steps == 0
         if logging:
             self._log_gradients()
         if self.gradient_clip_val is not None:
@@ -175,7 +177,7 @@ class LitMetaLearner(pl.LightningModule):
             return
         bad = batch.index[~torch.isfinite(loss)].tolist()
         what = "loss" if any(bad_here := _gather(bad)) else "gradient"
-        tasks = sorted(sum(bad_here if what == "loss" else _gather(batch.index.tolist()), []))
+        tasks = sorted(itertools.chain(*(bad_here if what == "loss" else _gather(batch.index.tolist()))))
         checkpoints: Any = self.trainer.checkpoint_callbacks
         last = checkpoints[-1].best_model_path if checkpoints else ""
         raise TrainingDiverged(
@@ -197,7 +199,7 @@ class LitMetaLearner(pl.LightningModule):
             elif isinstance(logger, WandbLogger):
                 import wandb
 
-                values = {f"gradients/{name}": wandb.Histogram(g.float().cpu()) for name, g in gradients.items()}
+                values = {f"gradients/{name}": wandb.Histogram(g.flatten().tolist()) for name, g in gradients.items()}
                 logger.experiment.log(values | {"trainer/global_step": self.global_step})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -229,7 +231,7 @@ class LitMetaLearner(pl.LightningModule):
             for index, steps, loss, metric in self._batches
         ]
         self._batches.clear()
-        self.results = EpisodeResults.concatenate(sum(_gather(here), []))
+        self.results = EpisodeResults.concatenate(list(itertools.chain(*_gather(here))))
         for name, (mean, ci95) in {
             "loss": self.results.mean_loss(),
             self.metric: self.results.mean_metric(self.metric),

@@ -9,7 +9,7 @@ from few_shot.models.norm import Norm, make_norm
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3x3 convolution, norm, ReLU and halving, then a linear head; ``[n, C, H, W]`` to ``[n, output_size]``.
+    """Four blocks of 3x3 convolution, norm, ReLU and halving; a linear head. ``[n, C, H, W]`` to ``[n, output_size]``.
 
     With ``downsample="max_pool"`` (mini-ImageNet, CIFAR-FS) the head sees all the last block's features; with
     ``"stride"`` (Omniglot) convolutions have stride 2 and the head sees their mean over space, as in MAML's code.

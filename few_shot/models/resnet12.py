@@ -1,5 +1,7 @@
 """ResNet-12 as few-shot learning uses it (Oreshkin et al. 2018, TADAM; Lee et al. 2019, MetaOptNet)."""
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,7 +54,7 @@ class ResNet12(nn.Module):
             )
         channels = [input_shape[0], width, 2 * width, 4 * width, 8 * width]
         blocks: list[nn.Module] = []
-        for channels_in, channels_out in zip(channels, channels[1:], strict=False):
+        for channels_in, channels_out in itertools.pairwise(channels):
             blocks.append(_Block(channels_in, channels_out, norm))
             if dropout > 0:
                 blocks.append(nn.Dropout2d(dropout))

@@ -1,5 +1,6 @@
 """The regressor of MAML's sinusoid experiment (Finn et al. 2017, section 5.1)."""
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class SinusoidMLP(nn.Sequential):
     ) -> None:
         sizes = [math.prod(input_shape)] + [width] * hidden_layers
         layers: list[nn.Module] = [nn.Flatten()]
-        for size_in, size_out in zip(sizes, sizes[1:], strict=False):
+        for size_in, size_out in itertools.pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.ReLU()]
         super().__init__(*layers, nn.Linear(sizes[-1], output_size))
 

@@ -1,0 +1,76 @@
+"""Print the README's results table from the records in ``benchmarks/results/``; ``--write`` puts it into the README.
+
+A record is a folder with a run's ``config.yaml``, ``run.json`` and ``test_metrics.json``, copied from its log folder.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MARK = "<!-- results: python benchmarks/results_table.py --write -->"
+
+#: Record, experiment, published number (Finn et al. 2017), inner steps that are compared, and what to know.
+ROWS = [
+    ("sinusoid_5shot", "Sinusoid, K = 5", "0.67 / 0.38 / 0.35", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
+    ("sinusoid_10shot", "Sinusoid, K = 10", "–", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
+    ("omniglot_5way_1shot", "Omniglot 5-way 1-shot", "98.7 ± 0.4 %", (3,), "60 000 updates published"),
+    ("mini_imagenet_5way_1shot", "mini-ImageNet 5-way 1-shot", "48.70 ± 1.84 %", (10,), "60 000 updates published"),
+]
+
+
+def table() -> str:
+    """The table in Markdown; an experiment without a record says so."""
+    lines = [
+        "| experiment | result ± 95 % CI | published | episodes | updates | seed | time | command |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, experiment, published, steps, note in ROWS:
+        folder = RESULTS / name
+        if not folder.is_dir():
+            lines.append(f"| {experiment} | not run yet | {published} | | | | | |")
+            continue
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        run, test = (json.loads((folder / file).read_text()) for file in ("run.json", "test_metrics.json"))
+        accuracy = test["metric"] == "accuracy"
+        scale, digits, unit = (100, 2, " %") if accuracy else (1, 3, "")
+        rows = {row["step"]: row for row in test["per_step"]}
+        result = " / ".join(
+            f"{scale * rows[s]['mean']:.{digits}f} ± {scale * rows[s]['ci95']:.{digits}f}" for s in steps
+        )
+        own = ("--log_dir", "--data_dir")
+        command = "python training/run_experiment.py " + " ".join(
+            flag for flag in run["command"][2:] if not flag.startswith(own)
+        )
+        diverged = f", {n} diverged" if (n := test["diverged"]) else ""
+        lines.append(
+            f"| {experiment} ({note}) | **{result}{unit}** | {published} | {test['episodes']}{diverged} "
+            f"| {run['updates']} | {config['seed']} | {minutes(run)} min | `{command}` |"
+        )
+    return "\n".join(lines)
+
+
+def minutes(run: dict) -> int:
+    """Training and test together, the parts before a resumption included."""
+    seconds = 0
+    while run is not None:
+        seconds += sum(run["seconds"].values())
+        run = run.get("resumed")
+    return round(seconds / 60)
+
+
+def main() -> None:
+    """Print, and write if asked to."""
+    print(table())
+    if "--write" in sys.argv:
+        readme = ROOT / "README.md"
+        before, _, rest = readme.read_text().partition(MARK)
+        after = rest[rest.index("\n\n", rest.index("|---")) :]
+        readme.write_text(f"{before}{MARK}\n{table()}{after}")
+
+
+if __name__ == "__main__":
+    main()

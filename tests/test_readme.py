@@ -1,0 +1,117 @@
+"""The README is right: its commands run, its table is its records', its picture is there."""
+
+import itertools
+import json
+import re
+import runpy
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from few_shot.data.image_store import FORMAT_VERSION
+from few_shot.episodes import SPLITS
+from training import evaluate, run_experiment, visualize
+from training.command_line import parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+RUNS = [c for c in COMMANDS if c.startswith("python training/")]
+TABLE_RUNS = re.findall(r"`(python training/run_experiment\.py [^`]*)` \|", README)
+
+
+@pytest.fixture(scope="module")
+def generated_data(tmp_path_factory):
+    """Five classes of twenty small images a split, as mini-ImageNet's class folders."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, number in itertools.product(("train", "val", "test"), range(5)):
+        folder = root / split / f"{split}{number}"
+        folder.mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(rng.integers(0, 256, (84, 84, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def generated_omniglot(tmp_path_factory):
+    """A built store of twenty characters a split, whose archives are gone."""
+    root = tmp_path_factory.mktemp("omniglot")
+    folder = root / ".few_shot" / "omniglot"
+    folder.mkdir(parents=True)
+    splits = {}
+    for split in SPLITS:
+        np.save(folder / f"{split}.npy", np.random.default_rng(0).integers(0, 256, (400, 1, 28, 28), dtype=np.uint8))
+        splits[split] = {"class_names": [f"{split}{i}" for i in range(20)], "class_sizes": [20] * 20}
+    manifest = {"version": FORMAT_VERSION, "image_shape": [1, 28, 28], "source": {}, "splits": splits}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """What the README's first command leaves."""
+    logs = tmp_path_factory.mktemp("logs")
+    run_experiment.main(
+        ["--data_class=Sinusoid", "--gpus=0", "--max_steps=1", "--test_episodes=5", f"--log_dir={logs}"]
+    )
+    return logs / "Sinusoid-LitMAML" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def test_there_are_commands():
+    assert len(RUNS) >= 9
+    assert len(TABLE_RUNS) >= 3
+
+
+@pytest.mark.parametrize("command", [*RUNS, *TABLE_RUNS])
+def test_command_runs_for_one_step(command, generated_data, generated_omniglot, checkpoint, tmp_path):
+    script, *flags = shlex.split(command)[1:]
+    flags = [f"{f.split('=')[0]}={checkpoint}" if f.startswith(("--checkpoint", "--resume")) else f for f in flags]
+    if script.endswith("visualize.py"):
+        return visualize.main([*flags, f"--output={tmp_path / 'fit.png'}"])
+    small = ["--test_episodes=2", "--val_episodes=2", "--num_workers=0", "--gpus=0"]
+    if script.endswith("evaluate.py"):
+        return evaluate.main([*flags, *small])
+    resuming = any(f.startswith("--resume") for f in flags)
+    experiment = parse(flags, "test")
+    if experiment.classes["data_class"].__name__ == "Omniglot":
+        small += [f"--data_dir={generated_omniglot}", "--width=4", "--batch_size=1"]
+    elif experiment.classes["data_class"].__name__ == "MiniImagenet":
+        small += [f"--data_dir={generated_data}", "--inner_loop_steps=1", "--test_inner_loop_steps=1"]
+        small += ["--query_samples=1", "--test_query_samples=1", "--width=4", "--batch_size=1"]
+    run_experiment.main([*flags, *small, f"--log_dir={tmp_path}", f"--max_steps={2 if resuming else 1}"])
+
+
+@pytest.mark.parametrize("target", ["train", "test", "lint", "format", "install", "clean"])
+def test_make_targets_parse(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_train_is_a_command_the_parser_takes():
+    printed = subprocess.run(["make", "-n", "train"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = next(line for line in printed.splitlines() if "run_experiment.py" in line)
+    assert parse(shlex.split(command)[2:], "test").options.max_steps == 20_000
+
+
+def test_table_is_that_of_the_records():
+    table = runpy.run_path(str(ROOT / "benchmarks" / "results_table.py"))["table"]()
+    assert table in README
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_every_flag_of_the_table_exists():
+    flags = set(re.findall(r"`--(\w+)", README))
+    known = set()
+    for data_class in ("Sinusoid", "Omniglot", "MiniImagenet"):
+        known |= set(parse([f"--data_class={data_class}"], "test").config)
+    assert flags - known - {"config", "checkpoint", "help", "write"} == set()
