@@ -1,10 +1,13 @@
 """Print the README's results table from the records in ``benchmarks/results/``; ``--write`` puts it into the README.
 
-A record is a folder with a run's ``config.yaml``, ``run.json`` and ``test_metrics.json``, copied from its log folder.
+A record is a folder with a run's ``config.yaml``, ``run.json`` and ``test_metrics.json``:
+
+    python benchmarks/results_table.py --add logs/Sinusoid-LitMAML/version_0 sinusoid_10shot --write
 """
 
+import argparse
 import json
-import sys
+import shutil
 from pathlib import Path
 
 import yaml
@@ -17,6 +20,7 @@ MARK = "<!-- results: python benchmarks/results_table.py --write -->"
 ROWS = [
     ("sinusoid_5shot", "Sinusoid, K = 5", "0.67 / 0.38 / 0.35", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
     ("sinusoid_10shot", "Sinusoid, K = 10", "–", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
+    ("sinusoid_10shot_seed1", "Sinusoid, K = 10", "–", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
     ("omniglot_5way_1shot", "Omniglot 5-way 1-shot", "98.7 ± 0.4 %", (3,), "60 000 updates published"),
     ("mini_imagenet_5way_1shot", "mini-ImageNet 5-way 1-shot", "48.70 ± 1.84 %", (10,), "60 000 updates published"),
 ]
@@ -41,10 +45,7 @@ def table() -> str:
         result = " / ".join(
             f"{scale * rows[s]['mean']:.{digits}f} ± {scale * rows[s]['ci95']:.{digits}f}" for s in steps
         )
-        own = ("--log_dir", "--data_dir")
-        command = "python training/run_experiment.py " + " ".join(
-            flag for flag in run["command"][2:] if not flag.startswith(own)
-        )
+        command = " ".join(run["command"])
         diverged = f", {n} diverged" if (n := test["diverged"]) else ""
         lines.append(
             f"| {experiment} ({note}) | **{result}{unit}** | {published} | {test['episodes']}{diverged} "
@@ -62,10 +63,29 @@ def minutes(run: dict) -> int:
     return round(seconds / 60)
 
 
+def add(run_folder: Path, name: str) -> None:
+    """Copy a run's record, without the folders of the machine it ran on."""
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    config = yaml.safe_load((run_folder / "config.yaml").read_text())
+    config = {key: value for key, value in config.items() if key not in ("log_dir", "data_dir", "resume")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run = json.loads((run_folder / "run.json").read_text())
+    run["command"] = [part for part in run["command"] if not part.startswith(("--log_dir", "--data_dir"))]
+    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
+    shutil.copy(run_folder / "test_metrics.json", folder)
+
+
 def main() -> None:
-    """Print, and write if asked to."""
+    """Add a record if asked to, print the table, write it if asked to."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--add", nargs=2, metavar=("RUN_FOLDER", "RECORD"), help="copy a run's record first")
+    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    arguments = parser.parse_args()
+    if arguments.add:
+        add(Path(arguments.add[0]), arguments.add[1])
     print(table())
-    if "--write" in sys.argv:
+    if arguments.write:
         readme = ROOT / "README.md"
         before, _, rest = readme.read_text().partition(MARK)
         after = rest[rest.index("\n\n", rest.index("|---")) :]

@@ -27,6 +27,7 @@ import few_shot.data
 import few_shot.lit_models
 import few_shot.models
 from few_shot.errors import BadInput, TrainingDiverged
+from few_shot.lit_models.base import LitMetaLearner
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -211,7 +212,7 @@ def parse(
             parser.description = f"{description} Choose the classes to see their flags too."
             parser.parse_args(["--help"])
         raise BadInput(f"--data_class is missing: choose one of {_names(few_shot.data)}.")
-    data_class = _find(chosen["data_class"], few_shot.data, pl.LightningDataModule, "data_class")
+    data_class = _find(chosen["data_class"], few_shot.data, few_shot.data.EpisodeDataModule, "data_class")
     protocol = _protocol(chosen)
     chosen = protocol | {"lit_model_class": "LitMAML"} | chosen
     if "model_class" not in chosen:
@@ -219,7 +220,7 @@ def parse(
     classes = {
         "data_class": data_class,
         "model_class": _find(chosen["model_class"], few_shot.models, nn.Module, "model_class"),
-        "lit_model_class": _find(chosen["lit_model_class"], few_shot.lit_models, pl.LightningModule, "lit_model_class"),
+        "lit_model_class": _find(chosen["lit_model_class"], few_shot.lit_models, LitMetaLearner, "lit_model_class"),
     }
     known: set[str] = {field.name for field in fields(RunOptions)}
     names = {}

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import socket
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,20 @@ from training.record import print_once
 
 
 class Progress(TQDMProgressBar):
-    """A bar over all outer updates: training is one endless epoch, whose length Lightning does not know."""
+    """A bar over all outer updates (training is one endless epoch, whose length Lightning does not know).
+
+    It is redrawn a few times a second, whether an update takes a millisecond or a minute.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(leave=True)
+        self._drawn = 0.0
+
+    def _should_update(self, current: int, total: int | float) -> bool:
+        if not self.is_enabled or (current != total and time.monotonic() - self._drawn < 0.25):
+            return False
+        self._drawn = time.monotonic()
+        return True
 
     @property
     def total_train_batches(self) -> int | float:
@@ -62,7 +76,7 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
     quick = options.fast_dev_run or directory is None
     monitor, mode = (f"val_{metric}", "max" if metric == "accuracy" else "min")
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
-    callbacks: list[Callback] = [EndlessEpoch(), Progress(refresh_rate=20, leave=True)]
+    callbacks: list[Callback] = [EndlessEpoch(), Progress()]
     if not quick:
         place: dict[str, Any] = {"dirpath": f"{directory}/checkpoints", "save_on_train_epoch_end": False}
         callbacks.append(ModelCheckpoint(filename="best-{step}", monitor=monitor, mode=mode, **place))
