@@ -201,9 +201,9 @@ def wandb_is_out_of_reach() -> str | None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large freed blocks, which PyTorch's CPU allocator asks for again at once; nothing elsewhere."""
+    """Have glibc keep freed blocks, which PyTorch asks for again at once, instead of unmapping them; nothing elsewhere."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
     if mallopt is not None:
-        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-        mallopt(mmap_threshold, 2**30)
-        mallopt(trim_threshold, 2**31 - 1)
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+        mallopt(trim_threshold, -1)  # never trim the heap
+        mallopt(mmap_max, 0)  # take large blocks from the heap too
