@@ -10,7 +10,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -190,68 +190,65 @@ def parse(
         SystemExit: status 2 for a flag that does not exist or whose value has the wrong type.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    program = Path(sys.argv[0]).name
-    chosen = _choices(argv, settings_from)
-    checkpoint, config_file = chosen.pop(settings_from, None), chosen.pop("config", None)
+    flags = _choices(argv, settings_from)
+    checkpoint, config_file = flags.pop(settings_from, None), flags.pop("config", None)
     from_checkpoint = {} if checkpoint is None else checkpoint_config(checkpoint, settings_from)
     from_file = _read_config(config_file)
-    chosen = from_checkpoint | from_file | chosen
-    wants_help = "-h" in argv or "--help" in argv
-    parser = _Parser(prog=program, description=description, allow_abbrev=False)
+    chosen = from_checkpoint | from_file | flags
+    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False)
     parser.add_argument("--config", type=str | None, help="YAML file with any of these flags; flags win")
     parser.add_argument("--data_class", type=str | None, help=f"data set: {_names(few_shot.data)}, or a dotted path")
     parser.add_argument("--model_class", type=str | None, help=f"backbone: {_names(few_shot.models)}, or a dotted path")
-    parser.add_argument(
-        "--lit_model_class", type=str, default="LitMAML", help=f"algorithm: {_names(few_shot.lit_models)}, …"
-    )
-    _add_arguments(parser, RunOptions, set())
-    if extra is not None:
-        _add_arguments(parser, extra, set())
-    if "data_class" not in chosen:
-        if wants_help:
-            parser.description = f"{description} Choose the classes to see their flags too."
-            parser.parse_args(["--help"])
-        raise BadInput(f"--data_class is missing: choose one of {_names(few_shot.data)}.")
-    data_class = _find(chosen["data_class"], few_shot.data, few_shot.data.EpisodeDataModule, "data_class")
-    protocol = _protocol(chosen)
-    chosen = protocol | {"lit_model_class": "LitMAML"} | chosen
-    if "model_class" not in chosen:
-        raise BadInput(f"--model_class is missing: choose one of {_names(few_shot.models)}.")
-    classes = {
-        "data_class": data_class,
-        "model_class": _find(chosen["model_class"], few_shot.models, nn.Module, "model_class"),
-        "lit_model_class": _find(chosen["lit_model_class"], few_shot.lit_models, LitMetaLearner, "lit_model_class"),
-    }
-    known: set[str] = {field.name for field in fields(RunOptions)}
+    algorithms = f"algorithm: {_names(few_shot.lit_models)}, or a dotted path"
+    parser.add_argument("--lit_model_class", type=str, default="LitMAML", help=algorithms)
+    known = set(_add_arguments(parser, RunOptions)) | {"data_class", "model_class", "lit_model_class"}
+    extra_names = [] if extra is None else _add_arguments(parser, extra)
+    if "data_class" not in chosen and {"-h", "--help"} & set(argv):
+        parser.description = f"{description} Choose the classes to see their flags too."
+        parser.parse_args(["--help"])
+
+    classes, protocol = _choose_classes(chosen)
     names = {}
     for flag, cls in classes.items():
-        names[flag] = _argument_names(cls, FILLED_IN[flag])
-        _add_arguments(parser, cls, FILLED_IN[flag] | (known & set(names[flag])))
+        names[flag] = _add_arguments(parser, cls, FILLED_IN[flag], known)
         known |= set(names[flag])
     _accept_bare_booleans(parser)
-
-    if classes["model_class"].__name__ != protocol.get("model_class"):
-        protocol = {k: v for k, v in protocol.items() if k not in _protocol_model_arguments(protocol)}
-    known |= set(classes)
     if unknown := set(from_file) - known:
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")
+
     loss = {"loss": getattr(classes["data_class"], "loss", "cross_entropy")}
     defaults = {k: v for k, v in (loss | protocol | from_checkpoint | from_file).items() if k in known}
-    defaults |= {k: chosen[k] for k in ("data_class", "model_class", "lit_model_class")}
-    required = [f"--{settings_from}={checkpoint}"] if checkpoint is not None else []
-    resolved = parser.parse_args([*required, *(f"--{k}={_as_flag(v)}" for k, v in defaults.items())])
-    parser.set_defaults(resolved.as_dict())
+    if checkpoint is not None:
+        defaults[settings_from] = checkpoint
+    # Parsed like flags, so that they are checked like flags; then --help shows them as the defaults that they are.
+    parser.set_defaults(parser.parse_args([f"--{k}={_as_flag(v)}" for k, v in defaults.items()]).as_dict())
     values = parser.parse_args(argv).as_dict()
-
-    extra_names = [f.name for f in fields(extra)] if extra is not None else []
-    config = {k: v for k, v in values.items() if k != "config" and k not in extra_names}
     return Experiment(
         classes=classes,
         arguments={flag: {k: values[k] for k in names[flag]} for flag in classes},
         options=RunOptions(**{f.name: values[f.name] for f in fields(RunOptions)}),
         extra={k: values[k] for k in extra_names},
-        config={k: list(v) if isinstance(v, tuple) else v for k, v in config.items()},
+        config={k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in known},
     )
+
+
+def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, Any]]:
+    """The classes that the flags, or else the protocol, name; and what of the protocol holds for them."""
+    if "data_class" not in chosen:
+        raise BadInput(f"--data_class is missing: choose one of {_names(few_shot.data)}.")
+    data_class = _find(chosen["data_class"], few_shot.data, few_shot.data.EpisodeDataModule, "data_class")
+    protocol = _protocol(chosen)
+    chosen = {"lit_model_class": "LitMAML"} | protocol | chosen
+    if "model_class" not in chosen:
+        raise BadInput(f"--model_class is missing: choose one of {_names(few_shot.models)}.")
+    model_class = _find(chosen["model_class"], few_shot.models, nn.Module, "model_class")
+    lit_model_class = _find(chosen["lit_model_class"], few_shot.lit_models, LitMetaLearner, "lit_model_class")
+    if chosen["model_class"] != protocol.get("model_class"):  # another model's width says nothing of this one's
+        own = getattr(few_shot.models, protocol.get("model_class", ""), None)
+        others = set() if own is None else set(_argument_names(own))
+        protocol = {k: v for k, v in protocol.items() if k not in others}
+    protocol |= {k: chosen[k] for k in ("data_class", "model_class", "lit_model_class")}
+    return {"data_class": data_class, "model_class": model_class, "lit_model_class": lit_model_class}, protocol
 
 
 def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
@@ -307,11 +304,6 @@ def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
     return protocol | (_read_config(str(row)) if row.is_file() else {})
 
 
-def _protocol_model_arguments(protocol: dict[str, Any]) -> set[str]:
-    model = getattr(few_shot.models, str(protocol.get("model_class")), None)
-    return set() if model is None else set(_argument_names(model, FILLED_IN["model_class"])) | {"model_class"}
-
-
 def _names(package: Any) -> str:
     return ", ".join(name for name in package.__all__ if name not in ("EpisodeDataModule", "ImageEpisodes"))
 
@@ -333,16 +325,20 @@ def _find(name: str, package: Any, base: type, flag: str) -> type:
     return found
 
 
-def _argument_names(cls: type, skip: set[str]) -> list[str]:
-    return [
-        name
-        for name in jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False)
-        if name not in skip
-    ]
+def _argument_names(cls: type) -> list[str]:
+    return jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False)
 
 
-def _add_arguments(parser: jsonargparse.ArgumentParser, cls: type, skip: set[str]) -> None:
-    parser.add_class_arguments(cls, None, skip=skip & set(_argument_names(cls, set())), fail_untyped=False)
+def _add_arguments(
+    parser: jsonargparse.ArgumentParser, cls: type, filled_in: Set[str] = frozenset(), known: Set[str] = frozenset()
+) -> list[str]:
+    """Add a class's constructor arguments as flags, but for those that the run fills in; returns their names.
+
+    A flag that another class has added already is shared with it.
+    """
+    names = _argument_names(cls)
+    parser.add_class_arguments(cls, None, skip=(filled_in | known) & set(names), fail_untyped=False)
+    return [name for name in names if name not in filled_in]
 
 
 def _accept_bare_booleans(parser: jsonargparse.ArgumentParser) -> None:

@@ -56,10 +56,9 @@ class EndlessEpoch(Callback):
 
 
 def set_up_process(options: RunOptions) -> None:
-    """What holds for the whole process: memory, number formats, and no warnings that a user can do nothing about."""
+    """What holds for the whole process: its memory, and no warnings that a user can do nothing about."""
     if options.keep_memory:
         keep_freed_memory()
-    torch.set_float32_matmul_precision("high")
     for message in (
         ".*does not have many workers.*",
         ".*Consider setting.*persistent_workers.*",
@@ -201,7 +200,7 @@ def wandb_is_out_of_reach() -> str | None:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed blocks, which PyTorch asks for again at once, instead of unmapping them; nothing elsewhere."""
+    """Have glibc keep freed blocks, which PyTorch asks for again at once; elsewhere do nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
     if mallopt is not None:
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
