@@ -19,8 +19,20 @@ MARK = "<!-- results: python benchmarks/results_table.py --write -->"
 #: Record, experiment, published number (Finn et al. 2017), inner steps that are compared, and what to know.
 ROWS = [
     ("sinusoid_5shot", "Sinusoid, K = 5", "0.67 / 0.38 / 0.35", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
-    ("sinusoid_10shot", "Sinusoid, K = 10", "–", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
-    ("sinusoid_10shot_seed1", "Sinusoid, K = 10", "–", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
+    (
+        "sinusoid_10shot",
+        "Sinusoid, K = 10",
+        "0.37 / 0.14 / 0.11 (a plain script)",
+        (1, 5, 10),
+        "MSE after 1 / 5 / 10 steps",
+    ),
+    (
+        "sinusoid_10shot_seed1",
+        "Sinusoid, K = 10",
+        "0.37 / 0.14 / 0.11 (a plain script)",
+        (1, 5, 10),
+        "MSE after 1 / 5 / 10 steps",
+    ),
     ("omniglot_5way_1shot", "Omniglot 5-way 1-shot", "98.7 ± 0.4 %", (3,), "60 000 updates published"),
     ("mini_imagenet_5way_1shot", "mini-ImageNet 5-way 1-shot", "48.70 ± 1.84 %", (10,), "60 000 updates published"),
 ]
@@ -58,7 +70,7 @@ def minutes(run: dict) -> int:
     """Training and test together, the parts before a resumption included."""
     seconds = 0
     while run is not None:
-        seconds += sum(run["seconds"].values())
+        seconds += sum(run.get("seconds", {}).values())
         run = run.get("resumed")
     return round(seconds / 60)
 

@@ -18,3 +18,9 @@ def at_least(least: int, value: int, flag: str) -> int:
     if value < least:
         raise BadInput(f"--{flag}={value} is too small: it must be at least {least}.")
     return value
+
+
+def above_zero(flag: str, value: float | None) -> None:
+    """Raise BadInput with the flag's name unless the value is above zero, or None."""
+    if value is not None and not value > 0:
+        raise BadInput(f"--{flag}={value} must be above 0.")

@@ -149,8 +149,7 @@ def evaluate(episodes):
         lit_model.test_step(EpisodeBatch(x, y, x, y, y[:, 0]), i)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
-with torch.no_grad():
-    print(evaluate(10), evaluate(590))
+print(evaluate(10), evaluate(590))
 """
 
 

@@ -20,16 +20,21 @@ import jsonargparse
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 import few_shot.data
 import few_shot.lit_models
 import few_shot.models
+from few_shot.episodes import Split
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.lit_models.base import LitMetaLearner
 
 CONFIGS = Path(__file__).parent / "configs"
+
+#: Bases, which are no choice of their own.
+ABSTRACT = {"EpisodeDataModule", "ImageEpisodes", "LitMetaLearner"}
 
 #: What a run fills in itself: the sizes and the metric come from the data module, the seed from the run.
 FILLED_IN = {
@@ -48,7 +53,7 @@ class RunOptions:
         seed: drives the initial weights and the training episodes.
         gpus: -1 for all there are, 0 for none, 2 for two, 0,3 for those.
         num_processes: CPU processes that share each meta-batch.
-        strategy: how processes work together; one of Lightning's names.
+        strategy: how processes work together, by Lightning's name; auto is ddp for more than one.
         accelerator: cpu, gpu or auto; ddp is the old spelling of --strategy=ddp.
         precision: number format of the training, 32 or 64 bits or bf16-mixed.
         max_steps: outer updates.
@@ -56,8 +61,8 @@ class RunOptions:
         limit_train_batches: end the training after this many outer updates even if max_steps is more.
         limit_val_batches: batches of episodes in a validation, at most; 0 for no validation.
         limit_test_batches: batches of episodes in the test, at most; 0 for no test.
-        log_every_n_steps: outer updates between two logged training losses.
-        stop_early: stop when this many validations in a row bring nothing better; 0 never stops early.
+        log_every_n_steps: outer updates between two logged training losses; None for 50, or fewer in a short run.
+        stop_early: stop when this many validations in a row bring nothing better (bare: 5); 0 never stops early.
         deterministic: whether to use deterministic algorithms only.
         compile: whether to compile the meta-training step (first step slower, the others faster).
         fast_dev_run: whether to run one update, one validation and one test batch, to try things out; writes nothing.
@@ -72,7 +77,7 @@ class RunOptions:
     seed: int = 0
     gpus: str = "-1"
     num_processes: int = 1
-    strategy: str | None = None
+    strategy: str = "auto"
     accelerator: Literal["auto", "cpu", "gpu", "ddp"] = "auto"
     precision: Literal["32", "64", "bf16", "32-true", "64-true", "bf16-mixed"] = "32"
     max_steps: int = 60_000
@@ -80,7 +85,7 @@ class RunOptions:
     limit_train_batches: int | None = None
     limit_val_batches: int | None = None
     limit_test_batches: int | None = None
-    log_every_n_steps: int = 50
+    log_every_n_steps: int | None = None
     stop_early: int = 0
     deterministic: bool = False
     compile: bool = False
@@ -95,6 +100,10 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BadInput(f"--{name}={value} is too small: it must be at least 1.")
+        if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
+            raise BadInput(f"--strategy={self.strategy} is unknown: Lightning knows ddp and others by name.")
+        if self.seed >= 2**32:
+            raise BadInput(f"--seed={self.seed} is too large: seeds are below 2**32.")
         for name in ("limit_val_batches", "limit_test_batches", "stop_early", "seed"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -110,9 +119,13 @@ class Experiment:
     options: RunOptions
     extra: dict[str, Any]  # values of the flags that the calling script added
     config: dict[str, Any]  # everything, flat and plain: what config.yaml and checkpoints hold
+    resumed_from: dict[str, Any]  # the config of the checkpoint that --resume names
 
-    def build(self) -> tuple[Any, Any]:
+    def build(self, test_split: Split | None = None) -> tuple[Any, Any]:
         """The data module, its data found and checked, and the algorithm around a model of the data's sizes.
+
+        Args:
+            test_split: the split to test on, if nothing is to be trained.
 
         Raises:
             BadInput: a value is out of its range, or the data cannot be found or used.
@@ -126,11 +139,18 @@ class Experiment:
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )
         lit_model.config = self.config
+        train_ways, ways = (getattr(data, k, None) for k in ("train_episode_classes", "episode_classes"))
+        if lit_model.fixed_ways and train_ways != ways:
+            raise BadInput(
+                f"--train_episode_classes={train_ways} and --episode_classes={ways} must agree: "
+                f"{type(lit_model).__name__} trains a head of one size."
+            )
         if self.options.compile:
             lit_model.compile_outer_step()
+        data.test_split = test_split or data.test_split
         if is_first_process():  # Lightning would find bad data later, and with a traceback
             data.prepare_data()
-            data.setup("fit")
+            data.setup("fit" if test_split is None else "test")
         return data, lit_model
 
 
@@ -155,7 +175,8 @@ def is_first_process() -> bool:
 
 def fail(program: str, message: str) -> NoReturn:
     """Print one sentence and exit with status 2."""
-    print(f"{program}: error: {message}", file=sys.stderr)
+    if is_first_process():
+        print(f"{program}: error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -167,7 +188,8 @@ def clear_errors() -> Iterator[None]:
     except BadInput as error:
         fail(Path(sys.argv[0]).name, str(error))
     except TrainingDiverged as error:
-        print(error, file=sys.stderr)
+        if is_first_process():
+            print(error, file=sys.stderr)
         sys.exit(1)
 
 
@@ -192,8 +214,9 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = _choices(argv, settings_from)
     checkpoint, config_file = flags.pop(settings_from, None), flags.pop("config", None)
-    from_checkpoint = {} if checkpoint is None else checkpoint_config(checkpoint, settings_from)
     from_file = _read_config(config_file)
+    checkpoint = checkpoint or from_file.get(settings_from)
+    from_checkpoint = {} if checkpoint is None else checkpoint_config(checkpoint, settings_from)
     chosen = from_checkpoint | from_file | flags
     parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False)
     parser.add_argument("--config", type=str | None, help="YAML file with any of these flags; flags win")
@@ -207,12 +230,15 @@ def parse(
         parser.description = f"{description} Choose the classes to see their flags too."
         parser.parse_args(["--help"])
 
+    if extra is not None and checkpoint is None:
+        raise BadInput(f"--{settings_from} is missing: name a checkpoint.")
+
     classes, protocol = _choose_classes(chosen)
     names = {}
     for flag, cls in classes.items():
         names[flag] = _add_arguments(parser, cls, FILLED_IN[flag], known)
         known |= set(names[flag])
-    _accept_bare_booleans(parser)
+    _accept_bare_flags(parser)
     if unknown := set(from_file) - known:
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")
 
@@ -228,7 +254,8 @@ def parse(
         arguments={flag: {k: values[k] for k in names[flag]} for flag in classes},
         options=RunOptions(**{f.name: values[f.name] for f in fields(RunOptions)}),
         extra={k: values[k] for k in extra_names},
-        config={k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in known},
+        config={k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in known - {"resume"}},
+        resumed_from=from_checkpoint,
     )
 
 
@@ -237,7 +264,7 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
     if "data_class" not in chosen:
         raise BadInput(f"--data_class is missing: choose one of {_names(few_shot.data)}.")
     data_class = _find(chosen["data_class"], few_shot.data, few_shot.data.EpisodeDataModule, "data_class")
-    protocol = _protocol(chosen)
+    protocol = _protocol(chosen) if data_class.__module__.startswith("few_shot.") else {}
     chosen = {"lit_model_class": "LitMAML"} | protocol | chosen
     if "model_class" not in chosen:
         raise BadInput(f"--model_class is missing: choose one of {_names(few_shot.models)}.")
@@ -248,7 +275,11 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
         others = set() if own is None else set(_argument_names(own))
         protocol = {k: v for k, v in protocol.items() if k not in others}
     protocol |= {k: chosen[k] for k in ("data_class", "model_class", "lit_model_class")}
-    return {"data_class": data_class, "model_class": model_class, "lit_model_class": lit_model_class}, protocol
+    classes = {"data_class": data_class, "model_class": model_class, "lit_model_class": lit_model_class}
+    for flag, cls in classes.items():
+        if missing := FILLED_IN[flag] - set(_argument_names(cls)):
+            raise BadInput(f"--{flag}={chosen[flag]} cannot be used: its constructor must take {min(missing)}.")
+    return classes, protocol
 
 
 def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
@@ -305,12 +336,12 @@ def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
 
 
 def _names(package: Any) -> str:
-    return ", ".join(name for name in package.__all__ if name not in ("EpisodeDataModule", "ImageEpisodes"))
+    return ", ".join(name for name in package.__all__ if name not in ABSTRACT)
 
 
 def _find(name: str, package: Any, base: type, flag: str) -> type:
     """A class by its bare name in one of our packages or by its dotted path."""
-    module, _, bare = name.rpartition(".")
+    module, _, bare = str(name).rpartition(".")
     sys.path.insert(0, "")  # a class of the user's own may lie where the command is run
     try:
         found = getattr(importlib.import_module(module) if module else package, bare, None)
@@ -318,7 +349,7 @@ def _find(name: str, package: Any, base: type, flag: str) -> type:
         raise BadInput(f"--{flag}={name} cannot be imported ({error}).") from error
     finally:
         sys.path.remove("")
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not (isinstance(found, type) and issubclass(found, base)) or bare in ABSTRACT:
         raise BadInput(
             f"--{flag}={name} is unknown: choose one of {_names(package)}, or the dotted path of a {base.__name__}."
         )
@@ -341,11 +372,12 @@ def _add_arguments(
     return [name for name in names if name not in filled_in]
 
 
-def _accept_bare_booleans(parser: jsonargparse.ArgumentParser) -> None:
-    """Let ``--wandb`` mean ``--wandb=true``."""
+def _accept_bare_flags(parser: jsonargparse.ArgumentParser) -> None:
+    """Let ``--wandb`` mean ``--wandb=true``, and ``--stop_early`` a usual patience."""
+    usual = {"stop_early": 5, "track_grad_norm": 2.0}
     for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool:
-            action.nargs, action.const = "?", True
+        if getattr(action, "_typehint", None) is bool or action.dest in usual:
+            action.nargs, action.const = "?", usual.get(action.dest, True)
 
 
 def _as_flag(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.command_line import clear_errors, parse
-from training.record import load_weights, report
+from training.record import load_weights, make_folder, report
 from training.trainer import build_trainer, set_up_process
 
 
@@ -35,15 +35,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Evaluate one checkpoint; returns the content of ``test_metrics.json``."""
     with clear_errors():
         experiment = parse(argv, "Test a checkpoint.", extra=EvaluationOptions, settings_from="checkpoint")
-        set_up_process(experiment.options)
-        experiment.options.fast_dev_run = False
-        data, lit_model = experiment.build()
-        data.test_split = experiment.extra["split"]
-        load_weights(lit_model, experiment.extra["checkpoint"])
-        output = experiment.extra["output_dir"]
+        options = experiment.options
+        options.fast_dev_run, options.resume = False, None
+        if options.limit_test_batches == 0:  # the run was not tested; this is
+            options.limit_test_batches = None
+        set_up_process(options)
+        data, lit_model = experiment.build(test_split=experiment.extra["split"])
+        load_weights(lit_model, experiment.extra["checkpoint"], "checkpoint")
+        output = None if experiment.extra["output_dir"] is None else Path(experiment.extra["output_dir"])
+        if output is not None:
+            make_folder(output, "output_dir")
         trainer = build_trainer(experiment, directory=None, metric=data.metric)
         trainer.test(lit_model, datamodule=data, verbose=False)
-        return report(lit_model, data, None if output is None else Path(output))
+        return report(lit_model, data, output)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -31,13 +32,13 @@ def run_directory(experiment: Experiment) -> Path:
     name = "-".join(experiment.classes[k].__name__ for k in ("data_class", "lit_model_class"))
     parent = Path(options.log_dir) / name
     if options.resume is not None:
-        resumed = Path(options.resume).resolve().parent.parent
-        if resumed.parent == parent.resolve() and resumed.name.startswith("version_"):
-            return parent / resumed.name
+        resumed = Path(options.resume).absolute().parent.parent
+        if (resumed / "config.yaml").is_file() and re.fullmatch(r"version_\d+", resumed.name):
+            return resumed
     if VERSION_VARIABLE in os.environ:
         return parent / f"version_{os.environ[VERSION_VARIABLE]}"
+    make_folder(parent, "log_dir")
     try:
-        parent.mkdir(parents=True, exist_ok=True)
         numbers = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
         number = max(numbers, default=-1) + (1 if is_first_process() else 0)
         while is_first_process():
@@ -52,7 +53,7 @@ def run_directory(experiment: Experiment) -> Path:
 
 
 @rank_zero_only
-def record(experiment: Experiment, directory: Path) -> None:
+def record(experiment: Experiment, directory: Path, device: str) -> None:
     """Write down what the run is: its resolved flags (usable as ``--config``), versions, commit and command."""
     keep_earlier_metrics(directory)
     (directory / "config.yaml").write_text(yaml.safe_dump(experiment.config, sort_keys=False))
@@ -69,9 +70,7 @@ def record(experiment: Experiment, directory: Path) -> None:
         "commit": commit or None,
         "python": platform.python_version(),
         "versions": {package: version(package) for package in packages},
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "device": device,
         "threads": torch.get_num_threads(),
     }
     path = directory / "run.json"
@@ -81,12 +80,13 @@ def record(experiment: Experiment, directory: Path) -> None:
 
 
 @rank_zero_only
-def record_cost(directory: Path, updates: int, seconds: dict[str, int]) -> None:
-    """Add to ``run.json`` how many outer updates the weights have seen, and the seconds of this run's parts."""
+def record_cost(directory: Path, updates: int, **seconds: float) -> None:
+    """Add to ``run.json`` how many outer updates the weights have seen, and the seconds of a part of this run."""
     path = directory / "run.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"updates": updates, "seconds": seconds}, indent=2) + "\n"
-    )
+    facts = json.loads(path.read_text())
+    facts["updates"] = updates
+    facts.setdefault("seconds", {}).update({part: round(value) for part, value in seconds.items()})
+    path.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def keep_earlier_metrics(directory: Path) -> None:
@@ -94,10 +94,18 @@ def keep_earlier_metrics(directory: Path) -> None:
     metrics = directory / "metrics.csv"
     if metrics.exists():
         part = len(list(directory.glob("metrics-part*.csv"))) + 1
-        metrics.rename(directory / f"metrics-part{part}.csv")
+        metrics.rename(directory / f"metrics-part{part:03d}.csv")
 
 
-def load_weights(lit_model: LightningModule, path: str) -> None:
+def make_folder(path: Path, flag: str) -> None:
+    """Make a folder, or raise BadInput with the name of the flag that asks for it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--{flag}: {path} cannot be made ({error.strerror}).") from error
+
+
+def load_weights(lit_model: LightningModule, path: str, flag: str) -> None:
     """Load a checkpoint's weights into an algorithm built for it.
 
     Raises:
@@ -108,7 +116,7 @@ def load_weights(lit_model: LightningModule, path: str) -> None:
     except RuntimeError as error:
         difference = " ".join(str(error).split()[:60])
         raise BadInput(
-            f"--checkpoint={path} is of another model than the flags describe (ways and model must be its own): "
+            f"--{flag}={path} is of another model than the flags describe (ways and model must be its own): "
             f"{difference} …"
         ) from error
 
@@ -118,7 +126,6 @@ def report(lit_model: Any, data: Any, directory: Path | None = None) -> dict[str
     results = lit_model.results
     summary = summarize(results, lit_model.metric, data.eval_seed, lit_model.transductive)
     if directory is not None and is_first_process():
-        directory.mkdir(parents=True, exist_ok=True)
         (directory / "test_metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
         write_episodes(results, lit_model.metric, directory / "test_episodes.csv")
     print_once(f"\n{table(summary)}\n")

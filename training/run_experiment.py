@@ -15,10 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from few_shot.errors import BadInput
 from training import visualize
 from training.command_line import Experiment, clear_errors, parse
-from training.record import VERSION_VARIABLE, print_once, record, record_cost, report, run_directory
-from training.trainer import build_trainer, set_up_process
+from training.record import VERSION_VARIABLE, load_weights, print_once, record, record_cost, report, run_directory
+from training.trainer import build_trainer, device_name, set_up_process
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
@@ -37,25 +38,28 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         trainer.test(lit_model, datamodule=data, verbose=False)
         return report(lit_model, data)
+    if options.resume is not None:
+        load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
+        if experiment.resumed_from["outer_optimizer"] != lit_model.outer_optimizer:
+            raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
     directory = run_directory(experiment)
     os.environ[VERSION_VARIABLE] = directory.name.removeprefix("version_")
     try:
-        record(experiment, directory)
+        record(experiment, directory, device_name(options))
         trainer = build_trainer(experiment, directory, data.metric)
-        started = time.perf_counter()
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
-        seconds = {"training": round(time.perf_counter() - started)}
-        checkpoints: list[Any] = trainer.checkpoint_callbacks
-        best, last = (callback.best_model_path for callback in checkpoints)
-        if not last:  # a run without validation
+        best = None
+        if options.limit_val_batches == 0:  # nothing says what is best, and the last update may lie between two saves
             trainer.save_checkpoint(directory / "checkpoints" / "last.ckpt")
+        else:
+            checkpoint: Any = trainer.checkpoint_callback
+            best = checkpoint.best_model_path or None
         summary = None
         if options.limit_test_batches != 0:
             started = time.perf_counter()
-            trainer.test(lit_model, datamodule=data, ckpt_path=best or None, weights_only=True, verbose=False)
-            seconds["test"] = round(time.perf_counter() - started)
+            trainer.test(lit_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+            record_cost(directory, trainer.global_step, test=time.perf_counter() - started)
             summary = report(lit_model, data, directory)
-        record_cost(directory, trainer.global_step, seconds)
         draw(lit_model, data, trainer, directory)
         print_once(f"Everything about this run is in {directory}")
         return summary

@@ -1,6 +1,7 @@
 """Lightning's Trainer for an experiment: devices, processes, loggers, checkpoints."""
 
 import ctypes
+import logging
 import os
 import platform
 import socket
@@ -19,7 +20,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from few_shot.errors import BadInput
 from training.command_line import Experiment, RunOptions
-from training.record import print_once
+from training.record import print_once, record_cost
 
 
 class Progress(TQDMProgressBar):
@@ -55,16 +56,56 @@ class EndlessEpoch(Callback):
             trainer.should_stop = True
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint callback that finds its files again where the run's folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        here = {path: f"{self.dirpath}/{Path(path).name}" for path in self._paths(state_dict)}
+        here = {path: new for path, new in here.items() if Path(new).exists()}
+        state_dict = state_dict | {"dirpath": self.dirpath}
+        state_dict["best_k_models"] = {here[p]: v for p, v in state_dict["best_k_models"].items() if p in here}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state_dict[name] = here.get(state_dict[name], "")
+        if not state_dict["best_model_path"]:
+            state_dict["best_model_score"] = None
+        super().load_state_dict(state_dict)
+
+    @staticmethod
+    def _paths(state_dict: dict[str, Any]) -> list[str]:
+        named = [state_dict[name] for name in ("best_model_path", "kth_best_model_path", "last_model_path")]
+        return [path for path in [*named, *state_dict["best_k_models"]] if path]
+
+
+class Cost(Callback):
+    """Writes down what the training has cost so far whenever it has been validated, and when it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.started = time.perf_counter()
+
+    def on_train_start(self, *_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        record_cost(self.directory, trainer.global_step, training=time.perf_counter() - self.started)
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        record_cost(self.directory, trainer.global_step, training=time.perf_counter() - self.started)
+
+
 def set_up_process(options: RunOptions) -> None:
     """What holds for the whole process: its memory, and no warnings that a user can do nothing about."""
     if options.keep_memory:
         keep_freed_memory()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
         ".*Consider setting.*persistent_workers.*",
         ".*`LightningModule.configure_optimizers` returned.*",
         ".*It is recommended to use `self.log.*sync_dist=True.*",  # results are gathered before they are logged
         ".*directory .* exists and is not empty.*",
+        ".*find_unused_parameters=True was specified.*",
+        ".*`weights_only` was not set.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -76,11 +117,15 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
     monitor, mode = (f"val_{metric}", "max" if metric == "accuracy" else "min")
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
     callbacks: list[Callback] = [EndlessEpoch(), Progress()]
-    if not quick:
-        place: dict[str, Any] = {"dirpath": f"{directory}/checkpoints", "save_on_train_epoch_end": False}
-        callbacks.append(ModelCheckpoint(filename="best-{step}", monitor=monitor, mode=mode, **place))
+    if directory is not None and not quick:
+        place: dict[str, Any] = {"dirpath": directory / "checkpoints", "save_on_train_epoch_end": False}
+        callbacks.append(RunCheckpoint(filename="best-{step}", monitor=monitor, mode=mode, **place))
         # Not save_last=True, which leaves last.ckpt alone when a validation brings nothing better.
-        callbacks.append(ModelCheckpoint(filename="last", enable_version_counter=False, **place))
+        every = options.val_check_interval if options.limit_val_batches == 0 else None
+        callbacks.append(
+            RunCheckpoint(filename="last", enable_version_counter=False, every_n_train_steps=every, **place)
+        )
+        callbacks.append(Cost(directory))
     if options.stop_early and options.limit_val_batches != 0:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False))
     limits: dict[str, Any] = {
@@ -97,7 +142,7 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
         max_epochs=-1,
         val_check_interval=options.val_check_interval,
         check_val_every_n_epoch=None,
-        log_every_n_steps=min(options.log_every_n_steps, max(1, max_steps // 20)),
+        log_every_n_steps=options.log_every_n_steps or min(50, max(1, max_steps // 20)),
         logger=loggers(experiment, directory) if directory is not None and not quick else False,
         callbacks=callbacks,
         enable_checkpointing=not quick,
@@ -120,11 +165,22 @@ def processes(options: RunOptions) -> dict[str, Any]:
         print_once("No GPU is used: there is none here that PyTorch can use, so this runs on the CPU.")
     devices: Any = gpus or options.num_processes
     several = len(gpus) > 1 or options.num_processes > 1
-    strategy: Any = options.strategy or ("ddp" if several or options.accelerator == "ddp" else "auto")
+    strategy: Any = options.strategy
+    if strategy == "auto" and (several or options.accelerator == "ddp"):
+        strategy = "ddp"
     if strategy == "ddp":
         # There are no buffers to keep equal, and evaluation may take one batch more in one process than in another.
-        strategy = DDPStrategy(broadcast_buffers=False)
+        # A model may have parameters that no loss reaches.
+        strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=True)
     return {"accelerator": "gpu" if gpus else "cpu", "devices": devices, "strategy": strategy}
+
+
+def device_name(options: RunOptions) -> str:
+    """What the run computes on, for its record."""
+    gpus = visible_gpus(options)
+    if gpus:
+        return ", ".join(torch.cuda.get_device_name(gpu) for gpu in gpus)
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
 
 
 def visible_gpus(options: RunOptions) -> list[int]:
@@ -137,7 +193,7 @@ def visible_gpus(options: RunOptions) -> list[int]:
     text = options.gpus.strip()
     try:
         if "," in text:
-            wanted = [int(part) for part in text.split(",") if part.strip()]
+            wanted = [int(part) for part in text.removesuffix(",").split(",")]
         else:
             count = int(text)
             wanted = list(range(there if count == -1 else count))
@@ -165,15 +221,14 @@ def loggers(experiment: Experiment, directory: Path) -> list[Logger]:
     }
     found: list[Logger] = [CSVLogger(**place), TensorBoardLogger(**place, default_hp_metric=False)]
     if experiment.options.wandb:
-        offline = wandb_is_out_of_reach()
-        if offline:
-            print_once(f"Weights & Biases: {offline}, so this run is logged offline; `wandb sync` uploads it later.")
+        mode = os.environ.get("WANDB_MODE")
+        if mode is None:
+            obstacle = wandb_is_out_of_reach()
+            mode = "offline" if obstacle else "online"
+            if obstacle:
+                print_once(f"Weights & Biases: {obstacle}; this run is logged offline, `wandb sync` uploads it later.")
         label = f"{directory.parent.name}-{directory.name}"
-        found.append(
-            WandbLogger(
-                project="few_shot", name=label, save_dir=str(directory), mode="offline" if offline else "online"
-            )
-        )
+        found.append(WandbLogger(project="few_shot", name=label, save_dir=str(directory), mode=mode))
     for logger in found:
         logger.log_hyperparams(experiment.config)
     return found
@@ -183,14 +238,14 @@ def wandb_is_out_of_reach() -> str | None:
     """Why Weights & Biases can only be used offline, or None. With a key and no network it would block for minutes."""
     import wandb
 
-    if os.environ.get("WANDB_MODE", "online") in ("offline", "disabled", "dryrun"):
-        return f"WANDB_MODE is {os.environ['WANDB_MODE']}"
     try:
         key = wandb.api.api_key
     except wandb.errors.UsageError:
         key = None
     if not key:
         return "there is no API key (run `wandb login`)"
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return None  # a plain connection would say nothing of the one through the proxy
     address = urlsplit(wandb.setup().settings.base_url)
     try:
         socket.create_connection((address.hostname, address.port or 443), timeout=3).close()

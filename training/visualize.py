@@ -145,10 +145,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw how a checkpoint's model adapts to one test task."""
     with clear_errors():
         experiment = parse(argv, "Draw how a model adapts to one task.", PictureOptions, settings_from="checkpoint")
-        data, lit_model = experiment.build()
+        data, lit_model = experiment.build(test_split="test")
         if not can_draw_fit(data):
             raise BadInput(f"--checkpoint={experiment.extra['checkpoint']} is no sinusoid run: only curves are drawn.")
-        load_weights(lit_model, experiment.extra["checkpoint"])
+        load_weights(lit_model, experiment.extra["checkpoint"], "checkpoint")
         output = Path(experiment.extra["output"])
         output.parent.mkdir(parents=True, exist_ok=True)
         print(draw_fit(lit_model, data, output, experiment.extra["episode"]))

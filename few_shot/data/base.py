@@ -63,6 +63,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.test_episodes = at_least(1, test_episodes, "test_episodes")
         self.seed = at_least(0, seed, "seed")
         self.eval_seed = at_least(0, eval_seed, "eval_seed")
+        for flag in ("seed", "eval_seed"):
+            if getattr(self, flag) >= 2**32:
+                raise BadInput(f"--{flag}={getattr(self, flag)} is too large: seeds are below 2**32.")
         self.num_workers = at_least(0, num_workers, "num_workers")
         self.test_split: Split = "test"  # where trainer.test() draws its episodes
 
@@ -99,6 +102,9 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _evaluation_loader(self, split: Split, episodes: int) -> DataLoader:
         rank, world_size, _ = self._place()
+        if world_size > episodes:
+            flag = "val_episodes" if split == "val" else "test_episodes"
+            raise BadInput(f"--{flag}={episodes} is fewer than the {world_size} processes that share them.")
         mine = np.asarray(share(episodes, rank, world_size))
         batches = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
         return self._loader(MetaBatches(self, split, self.eval_seed, batches.__getitem__), range(len(batches)))
@@ -162,7 +168,8 @@ class ImageEpisodes(EpisodeDataModule):
         super().__init__(num_workers=num_workers, **base)
         self.data_dir = Path(data_dir).expanduser()
         self.episode_classes = at_least(2, episode_classes, "episode_classes")
-        self.train_episode_classes = at_least(2, train_episode_classes or episode_classes, "train_episode_classes")
+        train_ways = episode_classes if train_episode_classes is None else train_episode_classes
+        self.train_episode_classes = at_least(2, train_ways, "train_episode_classes")
         self.shuffle_labels = shuffle_labels
         self.augment = augment
         self.stores: dict[str, ImageStore] = {}
@@ -188,12 +195,10 @@ class ImageEpisodes(EpisodeDataModule):
         Raises:
             BadInput: an episode asks for more classes, or more images of a class, than a split has.
         """
-        if self.stores:
-            return
-        folder = self.build_store()
-        self.stores = {split: self.open_store(folder, split) for split in SPLITS}
-        for split in SPLITS:
-            store = self.stores[split]
+        new = [s for s in ([self.test_split] if stage == "test" else SPLITS) if s not in self.stores]
+        folder = self.build_store() if new else Path()
+        for split in new:
+            store = self.stores[split] = self.open_store(folder, split)
             ways = self.ways(split)
             if ways > len(store.class_names):
                 flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"

@@ -51,22 +51,19 @@ def _fetch(url: str, part: Path) -> None:
             raise OSError(f"the connection broke after {file.tell()} of {total} bytes")
 
 
-def check(path: Path, md5: str | None = None, sha256: str | None = None) -> None:
-    """Compare a file with its checksums.
+def check(path: Path, md5: str) -> None:
+    """Compare a file with its checksum.
 
     Raises:
         BadInput: it has another checksum, with the expected and the found one; or cannot be read.
     """
-    for algorithm, expected in (("md5", md5), ("sha256", sha256)):
-        if expected is None:
-            continue
-        try:
-            with open(path, "rb") as file:
-                found = hashlib.file_digest(file, algorithm).hexdigest()
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read ({error.strerror}).") from error
-        if found != expected:
-            raise BadInput(
-                f"{path} is not the archive it should be: its {algorithm} is {found}, expected {expected}. "
-                "Replace it, or remove it to have it downloaded."
-            )
+    try:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}).") from error
+    if found != md5:
+        raise BadInput(
+            f"{path} is not the archive it should be: its md5 is {found}, expected {md5}. "
+            "Replace it, or remove it to have it downloaded."
+        )

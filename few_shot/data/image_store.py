@@ -133,7 +133,8 @@ def _agrees(folder: Path, image_shape: tuple[int, ...], source: Source | None) -
 def _writable(folder: Path) -> bool:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return os.access(folder, os.W_OK | os.X_OK)
+    # The mode too: the superuser could write, but whoever took everybody's right to does not want it.
+    return os.access(folder, os.W_OK | os.X_OK) and bool(folder.stat().st_mode & 0o222)
 
 
 def _build(folder: Path, name: str, image_shape: tuple[int, ...], source: Source) -> None:

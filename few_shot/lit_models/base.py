@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from few_shot.adaptation import task_loss
 from few_shot.episodes import EpisodeBatch
-from few_shot.errors import BadInput, TrainingDiverged
+from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
 
 
@@ -28,6 +29,8 @@ class TaskScores(NamedTuple):
 
 class LitMetaLearner(pl.LightningModule):
     """Manual optimisation of a meta-loss. An algorithm implements :meth:`outer_scores` and :meth:`step_scores`.
+
+    An algorithm that has no head sized to the episode sets ``fixed_ways`` to False: it may train wider than it tests.
 
     Args:
         model: the backbone. Its batch norm is made to use the statistics of the batch in front of it.
@@ -50,6 +53,8 @@ class LitMetaLearner(pl.LightningModule):
         BadInput: a number is out of its range, or the loss is unknown.
     """
 
+    fixed_ways = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -68,17 +73,15 @@ class LitMetaLearner(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        for name, value in (("outer_lr", outer_lr), ("gradient_clip_val", gradient_clip_val)):
-            if value is not None and not value > 0:
-                raise BadInput(f"--{name}={value} must be above 0.")
+        above_zero("outer_lr", outer_lr)
+        above_zero("gradient_clip_val", gradient_clip_val)
+        above_zero("track_grad_norm", track_grad_norm)
         if weight_decay < 0:
             raise BadInput(f"--weight_decay={weight_decay} must not be negative.")
-        if test_inner_loop_steps < 0:
-            raise BadInput(f"--test_inner_loop_steps={test_inner_loop_steps} must not be negative.")
         self.model = torch.func.replace_all_batch_norm_modules_(model)
-        self.loss = task_loss(_function_by_name(loss))
+        self.loss = task_loss(_loss_by_name(loss, metric))
         self.metric: Literal["accuracy", "mse"] = metric
-        self.test_inner_loop_steps = test_inner_loop_steps
+        self.test_inner_loop_steps = at_least(0, test_inner_loop_steps, "test_inner_loop_steps")
         self.transductive = transductive
         self.outer_optimizer = outer_optimizer
         self.outer_lr = outer_lr
@@ -126,18 +129,20 @@ class LitMetaLearner(pl.LightningModule):
         """Loss and metric of T tasks; predictions ``[T, n, out]``, targets ``[T, n]`` or ``[T, n, 1]``."""
         with torch.no_grad():
             if self.metric == "accuracy":
-                metric = (predictions.argmax(-1) == targets).float().mean(-1)
+                metric = (predictions.argmax(-1) == targets).double().mean(-1)
             else:
                 metric = (predictions - targets).square().flatten(1).mean(-1)
         return TaskScores(self.loss(predictions, targets), metric)
 
     def configure_optimizers(self) -> Any:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        optimizer = kinds[self.outer_optimizer](self.parameters(), lr=self.outer_lr, weight_decay=self.weight_decay)
+        return kinds[self.outer_optimizer](self.parameters(), lr=self.outer_lr, weight_decay=self.weight_decay)
+
+    def outer_rate(self, update: int) -> float:
+        """The outer learning rate of an update (from 0), of which there are ``max_steps``."""
         if self.outer_schedule == "constant":
-            return optimizer
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.trainer.max_steps)
-        return [optimizer], [schedule]
+            return self.outer_lr
+        return self.outer_lr * (1 + math.cos(math.pi * update / self.trainer.max_steps)) / 2
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """One outer update from the mean query loss of the meta-batch's tasks, those of other processes included."""
@@ -146,6 +151,8 @@ class LitMetaLearner(pl.LightningModule):
         # Processes' gradients are averaged, and their shares of the meta-batch may differ by a task.
         weight = self.trainer.world_size / self._meta_batch_size(batch)
         loss = weight * scores.loss.sum()
+        for group in optimizer.param_groups:  # a resumed run's flags win over its checkpoint
+            group.update(lr=self.outer_rate(self.global_step), weight_decay=self.weight_decay)
         optimizer.zero_grad()
         self.manual_backward(loss)
         self._stop_unless_finite(batch, scores.loss.detach())
@@ -156,9 +163,6 @@ class LitMetaLearner(pl.LightningModule):
         if self.gradient_clip_val is not None:
             self.clip_gradients(optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
         optimizer.step()
-        if self.outer_schedule != "constant":
-            schedule: Any = self.lr_schedulers()
-            schedule.step()
         if logging:
             self.log("train_loss", loss.detach(), prog_bar=True, sync_dist=True)
             if self.metric == "accuracy":
@@ -172,7 +176,8 @@ class LitMetaLearner(pl.LightningModule):
     def _stop_unless_finite(self, batch: EpisodeBatch, loss: Tensor) -> None:
         """Raise TrainingDiverged, in all processes alike, before a bad gradient reaches the weights."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        finite = bool(torch.isfinite(loss).all() & torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
+        finite = bool(torch.isfinite(loss).all() & torch.isfinite(largest))
         if self.trainer.strategy.reduce_boolean_decision(finite):
             return
         bad = batch.index[~torch.isfinite(loss)].tolist()
@@ -250,18 +255,28 @@ def _gather(value: Any) -> list:
     return values
 
 
-def _function_by_name(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    if "." not in name:
-        function = getattr(F, name, None)
-    else:
-        module, _, attribute = name.rpartition(".")
-        try:
-            function = getattr(importlib.import_module(module), attribute, None)
-        except ImportError:
-            function = None
+def _loss_by_name(name: str, metric: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Find a loss and try it on a few predictions."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module) if module else F, attribute, None)
+    except ImportError:
+        function = None
     if not callable(function):
         raise BadInput(
             f"--loss={name} is neither a function of torch.nn.functional nor one that can be imported, "
             "such as mypackage.losses.my_loss."
+        )
+    predictions = torch.linspace(-0.9, 0.8, 10).reshape(*((2, 5) if metric == "accuracy" else (10, 1))).requires_grad_()
+    targets = torch.tensor([1, 4]) if metric == "accuracy" else torch.linspace(-2, 2, 10)[:, None]
+    try:
+        loss = function(predictions, targets)
+        usable = loss.dim() == 0 and bool(torch.autograd.grad(loss, predictions)[0].any())
+    except Exception:
+        usable = False
+    if not usable:
+        wanted = "class labels" if metric == "accuracy" else "numbers"
+        raise BadInput(
+            f"--loss={name} gives no mean loss, with a gradient, of predictions and targets that are {wanted}."
         )
     return function

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from few_shot.adaptation import inner_loop, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
-from few_shot.errors import at_least
+from few_shot.errors import above_zero, at_least
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 
@@ -33,11 +33,15 @@ class LitMAML(LitMetaLearner):
         **outer,
     ) -> None:
         super().__init__(model, **outer)
+        above_zero("inner_lr", inner_lr)
         self.inner_lr = inner_lr
         self.inner_loop_steps = at_least(1, inner_loop_steps, "inner_loop_steps")
         self.first_order = first_order
         self.inner_optimizer = INNER_OPTIMIZERS[inner_optimizer]
-        self.predict = predictor(self.model)
+
+    def predict(self, fast_weights: Weights, x: Tensor) -> Tensor:
+        """Predictions ``[T, n, out]`` of T tasks' models for ``x`` ``[T, n, ...]``."""
+        return predictor(self.model)(fast_weights, x)
 
     def adapted_weights(self) -> Weights:
         """The parameters that the inner loop adapts: here all that are trained."""

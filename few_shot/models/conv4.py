@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from few_shot.errors import BadInput
-from few_shot.models.norm import Norm, make_norm
+from few_shot.errors import BadInput, at_least
+from few_shot.models.norm import Norm, check_dropout, make_norm
 
 
 class Conv4(nn.Module):
@@ -33,6 +33,8 @@ class Conv4(nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
+        at_least(1, width, "width")
+        check_dropout(dropout)
         if len(input_shape) != 3:
             raise BadInput(f"--model_class=Conv4 takes images [channels, height, width], not samples of {input_shape}.")
         channels, height, width_in = input_shape

@@ -5,8 +5,8 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from few_shot.errors import BadInput
-from few_shot.models.norm import Norm, make_norm
+from few_shot.errors import BadInput, at_least
+from few_shot.models.norm import Norm, check_dropout, make_norm
 
 
 class _Block(nn.Module):
@@ -48,6 +48,8 @@ class ResNet12(nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
+        at_least(1, width, "width")
+        check_dropout(dropout)
         if len(input_shape) != 3 or min(input_shape[1:]) < 16:
             raise BadInput(
                 f"--model_class=ResNet12 takes images of 16x16 pixels or more, not samples of {input_shape}."

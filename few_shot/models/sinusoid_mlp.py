@@ -5,6 +5,8 @@ import math
 
 from torch import Tensor, nn
 
+from few_shot.errors import at_least
+
 
 class SinusoidMLP(nn.Sequential):
     """1-40-40-1 with ReLU; ``[n, *input_shape]`` to ``[n, output_size]``.
@@ -19,6 +21,8 @@ class SinusoidMLP(nn.Sequential):
     def __init__(
         self, input_shape: tuple[int, ...] = (1,), output_size: int = 1, width: int = 40, hidden_layers: int = 2
     ) -> None:
+        at_least(1, width, "width")
+        at_least(0, hidden_layers, "hidden_layers")
         sizes = [math.prod(input_shape)] + [width] * hidden_layers
         layers: list[nn.Module] = [nn.Flatten()]
         for size_in, size_out in itertools.pairwise(sizes):

@@ -95,6 +95,15 @@ def test_what_is_missing_is_downloaded(tmp_path):
     assert_complete(folder)
 
 
+def test_a_folder_marked_read_only_is_left_alone_by_the_superuser_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    data_dir.chmod(0o555)
+    assert ensure(data_dir, make_source()).parent == tmp_path / "cache" / "few_shot"
+    assert list(data_dir.iterdir()) == []
+
+
 def test_a_read_only_folder_is_served_from_the_cache(tmp_path, monkeypatch):
     data_dir, other, cache = (tmp_path / name for name in ("data", "other", "cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from oracles import meta_gradient, relative_error
 
 from few_shot.data import Sinusoid
+from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.lit_models import LitMAML
-from few_shot.models import SinusoidMLP
+from few_shot.models import Conv4, SinusoidMLP
 
 
 def log_cosh(prediction, target):
@@ -92,10 +93,11 @@ def test_clipping(data, algorithm):
     torch.testing.assert_close(start - flat(lit_model), clipped, rtol=1e-4, atol=1e-9)
 
 
-def test_cosine_schedule_falls_to_zero(data):
+def test_cosine_schedule_by_hand(data):
     lit_model = lit_maml(outer_schedule="cosine", outer_lr=0.01)
     trainer = train(lit_model, data, steps=4)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+    assert [lit_model.outer_rate(update) for update in (0, 2, 4)] == pytest.approx([0.01, 0.005, 0], abs=1e-12)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * (1 - 2**-0.5) / 2)  # of the last update
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(data):
@@ -141,6 +143,43 @@ def test_zero_test_steps_score_the_initialisation(data):
         expected = [F.mse_loss(lit_model.model(x), y).item() for x, y in zip(batch.query_x, batch.query_y, strict=True)]
     np.testing.assert_allclose(lit_model.results.loss[:, 0], expected, rtol=1e-5)
     assert lit_model.results.steps == [0]
+
+
+def test_gradients_that_are_large_but_finite_go_on(data):
+    """Their squares would not be: 1e25 is clipped, not refused."""
+    lit_model = lit_maml(gradient_clip_val=1.0, gradient_clip_algorithm="value")
+    lit_model.model[1].weight.register_hook(lambda gradient: gradient.sign() * 1e25)
+    start = flat(lit_model)
+    train(lit_model, data)
+    assert 0 < (flat(lit_model) - start).abs().max() <= 1
+
+
+@pytest.mark.parametrize("transductive", [True, False])
+def test_transductive_or_not(transductive):
+    """Whether an episode's result depends on which of its queries are judged together."""
+    torch.manual_seed(0)
+    lit_model = LitMAML(Conv4((1, 16, 16), 2, width=4), transductive=transductive, inner_lr=0.1).double().eval()
+    x, y = torch.rand(1, 8, 1, 16, 16, dtype=torch.float64), torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]])
+    support = torch.rand(1, 2, 1, 16, 16, dtype=torch.float64), torch.tensor([[0, 1]])
+
+    def loss(queries):
+        batch = EpisodeBatch(*support, x[:, queries], y[:, queries], torch.tensor([0]))
+        return lit_model.step_scores(batch, [2])[0].loss.item()
+
+    together = loss(list(range(8)))
+    apart = sum(loss([i]) for i in range(8)) / 8
+    assert (together == pytest.approx(apart, rel=1e-9)) != transductive
+
+
+def test_evaluation_episodes_do_not_depend_on_the_seed_of_the_training():
+    loaders = [Sinusoid(seed=seed, val_episodes=3, test_episodes=3) for seed in (0, 1)]
+    for name in ("val_dataloader", "test_dataloader"):
+        one, other = (list(getattr(data, name)()) for data in loaders)
+        assert all(torch.equal(a.query_x, b.query_x) for a, b in zip(one, other, strict=True))
+    train_x = [next(iter(data.train_dataloader())).query_x for data in loaders]
+    assert not torch.equal(*train_x)
+    other_eval = next(iter(Sinusoid(eval_seed=1, test_episodes=3).test_dataloader()))
+    assert not torch.equal(other_eval.query_x, next(iter(loaders[0].test_dataloader())).query_x)
 
 
 def test_beats_joint_training_on_the_sinusoid():

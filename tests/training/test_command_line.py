@@ -140,7 +140,23 @@ BAD = [
     (["--data_class=Sinusoid", "--loss=nonsense"], "--loss=nonsense"),
     (["--config=no_such.yaml"], "--config=no_such.yaml"),
     (["--data_class=Sinusoid", "--resume=no_such.ckpt"], "--resume=no_such.ckpt"),
+    (["--data_class=Sinusoid", "--inner_lr=0"], "--inner_lr=0"),
+    (["--data_class=Sinusoid", "--track_grad_norm=0"], "--track_grad_norm=0"),
+    (["--data_class=Sinusoid", "--width=0"], "--width=0"),
+    (["--data_class=Sinusoid", "--hidden_layers=-1"], "--hidden_layers=-1"),
+    (["--data_class=Sinusoid", "--strategy=nonsense"], "--strategy=nonsense"),
+    (["--data_class=Sinusoid", "--seed=5000000000"], "--seed=5000000000"),
+    (["--data_class=Sinusoid", "--eval_seed=5000000000"], "--eval_seed=5000000000"),
+    (["--data_class=Sinusoid", "--loss=cross_entropy"], "--loss=cross_entropy"),
+    (["--data_class=Sinusoid", "--loss=relu"], "--loss=relu"),
+    (["--data_class=EpisodeDataModule"], "--data_class=EpisodeDataModule is unknown"),
+    (["--data_class=Sinusoid", "--model_class=torch.nn.Linear"], "must take input_shape"),
     (["--data_class=MiniImagenet", "--episode_classes=1"], "--episode_classes=1"),
+    (["--data_class=MiniImagenet", "--train_episode_classes=0"], "--train_episode_classes=0"),
+    (["--data_class=MiniImagenet", "--train_episode_classes=10"], "--train_episode_classes=10"),
+    (["--data_class=MiniImagenet", "--width=0"], "--width=0"),
+    (["--data_class=MiniImagenet", "--dropout=1.5"], "--dropout=1.5"),
+    (["--data_class=MiniImagenet", "--loss=mse_loss"], "--loss=mse_loss"),
 ]
 
 
@@ -157,10 +173,23 @@ def test_bad_input_is_one_sentence_and_status_2(argv, sentence, capsys):
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("content", ["- a list", "data_class: Sinusoid\nno_such_flag: 1", "a: b: c"])
+def test_two_ways_to_name_a_patience():
+    assert parsed("--data_class=Sinusoid", "--stop_early")["stop_early"] == 5
+    assert parsed("--data_class=Sinusoid", "--stop_early=2")["stop_early"] == 2
+
+
+def test_a_protocol_is_for_our_own_data_sets_only():
+    """A class of the user's that is called like ours does not get ours."""
+    config = parsed("--data_class=test_command_line.Sinusoid", "--model_class=SinusoidMLP")
+    assert config["max_steps"] == 70_000  # this one is ours, under another path
+    config = parsed("--data_class=test_command_line.MyData", "--model_class=SinusoidMLP")
+    assert config["max_steps"] == 60_000
+
+
+@pytest.mark.parametrize("content", ["- a list", "data_class: 3", "data_class: Sinusoid\nno_such_flag: 1", "a: b: c"])
 def test_a_bad_config_file_is_named(tmp_path, content):
     (tmp_path / "bad.yaml").write_text(content)
-    with pytest.raises(BadInput, match=r"--config=.*bad\.yaml"):
+    with pytest.raises(BadInput, match=r"--config=.*bad\.yaml|--data_class=3"):
         parsed(f"--config={tmp_path / 'bad.yaml'}")
 
 

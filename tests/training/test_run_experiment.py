@@ -127,12 +127,108 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
     folder = tmp_path / "parts" / RUN
     resumed = run_experiment.main([f"--resume={folder / 'checkpoints' / 'last.ckpt'}", "--max_steps=30"])
     assert resumed == whole
-    parts = rows(folder / "metrics-part1.csv") + rows(folder / "metrics.csv")
+    parts = rows(folder / "metrics-part001.csv") + rows(folder / "metrics.csv")
     assert [int(row["step"]) + 1 for row in parts if row["val_mse"]] == [10, 17, 20, 30]
     losses = {
         row["step"]: row["train_loss"] for row in rows(tmp_path / "whole" / RUN / "metrics.csv") if row["train_loss"]
     }
     assert all(losses[row["step"]] == row["train_loss"] for row in parts if row["train_loss"])
+
+
+def last(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_resumed_without_validation_the_new_weights_are_kept_and_tested(tmp_path):
+    before = run(tmp_path, "--max_steps=6")
+    folder = tmp_path / RUN
+    after = run_experiment.main(
+        [f"--resume={folder / 'checkpoints' / 'last.ckpt'}", "--max_steps=9", "--limit_val_batches=0"]
+    )
+    assert last(folder)["global_step"] == 9
+    assert after["mean"] != before["mean"]
+    assert json.loads((folder / "run.json").read_text())["updates"] == 9
+
+
+def test_without_validation_last_is_still_saved_on_the_way(tmp_path):
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, "--max_steps=50", "--val_check_interval=5", "--limit_val_batches=0", f"--loss={KILLED}")
+    assert last(tmp_path / RUN)["global_step"] in (5, 10, 15)
+
+
+KILLED = "test_run_experiment.loss_until_killed"
+CALLS = []
+
+
+def loss_until_killed(prediction, target):
+    CALLS.append(None)
+    if len(CALLS) > 30:  # two an update, and one when the loss is tried
+        raise RuntimeError("killed")
+    return (prediction - target).square().mean()
+
+
+def test_a_resumed_runs_flags_win_over_its_checkpoint(tmp_path):
+    run(tmp_path, "--max_steps=3")
+    folder = tmp_path / RUN
+    resume = f"--resume={folder / 'checkpoints' / 'last.ckpt'}"
+    run_experiment.main([resume, "--max_steps=5", "--outer_lr=1e-9", "--weight_decay=0.5"])
+    group = last(folder)["optimizer_states"][0]["param_groups"][0]
+    assert (group["lr"], group["weight_decay"]) == (1e-9, 0.5)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["outer_lr"] == 1e-9
+
+
+def test_a_resume_that_fails_leaves_the_record_alone(tmp_path, capsys):
+    run(tmp_path, "--max_steps=3")
+    folder = tmp_path / RUN
+    names = ("config.yaml", "run.json", "metrics.csv", "test_metrics.json", "checkpoints/last.ckpt")
+    before = [(folder / name).read_bytes() for name in names]
+    for flag in ("--width=9", "--outer_optimizer=sgd"):
+        with pytest.raises(SystemExit) as exit_:
+            run_experiment.main([f"--resume={folder / 'checkpoints' / 'last.ckpt'}", "--max_steps=5", flag])
+        assert exit_.value.code == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert [(folder / name).read_bytes() for name in names] == before
+    assert not list(folder.glob("metrics-part*"))
+
+
+def test_a_config_of_a_resumed_run_starts_a_run_of_its_own(tmp_path):
+    run(tmp_path, "--max_steps=3")
+    folder = tmp_path / RUN
+    run_experiment.main([f"--resume={folder / 'checkpoints' / 'last.ckpt'}", "--max_steps=4"])
+    before = (folder / "test_metrics.json").read_bytes()
+    run_experiment.main([f"--config={folder / 'config.yaml'}", "--max_steps=2"])
+    assert (folder.parent / "version_1" / "test_metrics.json").exists()
+    assert (folder / "test_metrics.json").read_bytes() == before
+
+
+def test_a_moved_run_goes_on_where_it_lies_and_knows_its_best(tmp_path):
+    run(tmp_path / "here", "--max_steps=6", "--val_check_interval=3")
+    (tmp_path / "there").mkdir()
+    folder = (tmp_path / "here" / RUN).rename(tmp_path / "there" / "version_0")
+    found = best(folder).name
+    summary = json.loads((folder / "test_metrics.json").read_text())
+    resume = f"--resume={folder / 'checkpoints' / 'last.ckpt'}"
+    # Steps so large that nothing gets better: the test is of the checkpoint that was best before.
+    after = run_experiment.main([resume, "--max_steps=8", "--outer_lr=0.5"])
+    assert best(folder).name == found
+    assert after == summary
+    assert last(folder)["global_step"] == 8
+    assert list((tmp_path / "here" / "Sinusoid-LitMAML").iterdir()) == []
+
+
+def test_the_best_checkpoint_is_tested_not_the_last(tmp_path):
+    run(tmp_path, "--max_steps=4", "--val_check_interval=1", "--outer_lr=0.5")
+    folder = tmp_path / RUN
+    checkpoints = {name: f"--checkpoint={folder / 'checkpoints' / name}" for name in (best(folder).name, "last.ckpt")}
+    means = {name: evaluate.main([flag])["mean"] for name, flag in checkpoints.items()}
+    assert best(folder).name != "best-step=4.ckpt"
+    assert json.loads((folder / "test_metrics.json").read_text())["mean"] == means[best(folder).name]
+    assert means["last.ckpt"] != means[best(folder).name]
+
+
+def test_a_run_without_a_test_can_be_evaluated(tmp_path):
+    run(tmp_path, "--max_steps=2", "--limit_test_batches=0")
+    assert evaluate.main([f"--checkpoint={best(tmp_path / RUN)}"])["episodes"] == 11
 
 
 def test_versions_do_not_collide(tmp_path):
@@ -260,11 +356,29 @@ def test_fewer_tasks_than_processes_are_refused(tmp_path):
         cli(tmp_path, "--batch_size=1", "--num_processes=2", "--max_steps=1")
 
 
+class WithAnUnusedLayer(BatchNormMLP):
+    def __init__(self, input_shape, output_size):
+        super().__init__(input_shape, output_size)
+        self.unused = torch.nn.Linear(3, 3)
+
+
+def test_parameters_that_no_loss_reaches_do_not_stop_two_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(sys.modules[__name__], "QUICK", [flag for flag in QUICK if not flag.startswith("--width")])
+    cli(tmp_path, "--model_class=test_run_experiment.WithAnUnusedLayer", "--num_processes=2", "--max_steps=3")
+
+
+def test_fewer_episodes_than_processes_are_refused(tmp_path):
+    with pytest.raises(AssertionError, match="--val_episodes=1 is fewer than the 2 processes"):
+        cli(tmp_path, "--num_processes=2", "--max_steps=1", "--val_episodes=1")
+
+
 def test_devices_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for flags, sentence in (
         (["--gpus=2"], "--gpus=2 asks for GPU 0"),
         (["--gpus=0,3"], "--gpus=0,3 asks for GPU 0"),
+        (["--gpus=,"], "--gpus=, is none of"),
         (["--gpus=many"], "--gpus=many is none of"),
         (["--gpus=-2"], "--gpus=-2 is none of"),
         (["--accelerator=gpu"], "--accelerator=gpu"),
