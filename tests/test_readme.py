@@ -114,4 +114,5 @@ def test_every_flag_of_the_table_exists():
     known = set()
     for data_class in ("Sinusoid", "Omniglot", "MiniImagenet"):
         known |= set(parse([f"--data_class={data_class}"], "test").config)
-    assert flags - known - {"config", "checkpoint", "help", "write"} == set()
+    known |= set(parse(["--data_class=MiniImagenet", "--model_class=ResNetClassifier"], "test").config)
+    assert flags - known - {"config", "resume", "checkpoint", "help", "write"} == set()
