@@ -46,6 +46,15 @@ def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
     return vmap(loss, randomness="different")
 
 
+def head_name(model: nn.Module) -> str:
+    """The name of the last module that holds parameters of its own: the classifier, in every backbone here.
+
+    Last in the order in which the model registers its modules; the rest of the model is its body.
+    """
+    *_, last = (name for name, module in model.named_modules() if list(module.parameters(recurse=False)))
+    return last
+
+
 def stack(weights: Weights, tasks: int) -> Weights:
     """The same weights for every task: ``[...]`` to ``[T, ...]``, without a copy."""
     return {name: w.expand(tasks, *w.shape) for name, w in weights.items()}

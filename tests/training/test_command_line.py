@@ -7,10 +7,11 @@ import jsonargparse
 import pytest
 import yaml
 
-from few_shot.data import MiniImagenet, Omniglot, Sinusoid
+import few_shot.data
+import few_shot.lit_models
+import few_shot.models
+from few_shot.data import Sinusoid
 from few_shot.errors import BadInput
-from few_shot.lit_models import LitMAML
-from few_shot.models import Conv4, ResNet12
 from training.command_line import CONFIGS, RunOptions, clear_errors, parse
 
 SWEEPS = Path(__file__).parents[2] / "training" / "sweeps"
@@ -180,7 +181,11 @@ def test_help_shows_the_flags_of_the_chosen_classes_with_their_defaults(data_cla
     assert [flag for flag in flags if flag not in text] == []
 
 
-@pytest.mark.parametrize("cls", [Sinusoid, Omniglot, MiniImagenet, LitMAML, Conv4, ResNet12, RunOptions])
+PACKAGES = (few_shot.data, few_shot.models, few_shot.lit_models)
+CLASSES = [RunOptions, *(getattr(package, name) for package in PACKAGES for name in package.__all__)]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_every_flag_is_explained(cls):
     parser = jsonargparse.ArgumentParser()
     parser.add_class_arguments(cls, None)
