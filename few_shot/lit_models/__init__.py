@@ -5,6 +5,7 @@ from few_shot.lit_models.lit_boil import LitBOIL
 from few_shot.lit_models.lit_imaml import LitIMAML
 from few_shot.lit_models.lit_joint import LitJoint
 from few_shot.lit_models.lit_maml import LitMAML
+from few_shot.lit_models.lit_maml_plus_plus import LitMAMLPlusPlus
 from few_shot.lit_models.lit_meta_sgd import LitMetaSGD
 from few_shot.lit_models.lit_proto_net import LitProtoNet
 from few_shot.lit_models.lit_random import LitRandom
@@ -16,6 +17,7 @@ __all__ = [
     "LitIMAML",
     "LitJoint",
     "LitMAML",
+    "LitMAMLPlusPlus",
     "LitMetaSGD",
     "LitProtoNet",
     "LitRandom",

@@ -16,7 +16,7 @@ from training import evaluate, run_experiment
 
 ROOT = Path(__file__).parents[2]
 SINUSOID = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=4", "--test_episodes=6"]
-SINUSOID += ["--test_inner_loop_steps=2"]
+SINUSOID += ["--test_inner_loop_steps=2", "--outer_schedule=constant"]
 ALGORITHMS = [name for name in few_shot.lit_models.__all__ if name != "LitProtoNet"]
 
 
@@ -69,20 +69,41 @@ def test_prototypes_are_trained_with_more_classes_than_they_are_tested(image_fol
     assert evaluate.main([f"--checkpoint={best}"]) == summary
 
 
+class NormMLP(torch.nn.Module):
+    """Batch norm in a regressor."""
+
+    def __init__(self, input_shape, output_size):
+        super().__init__()
+        linear = torch.nn.Linear
+        self.layers = torch.nn.Sequential(linear(*input_shape, 8), torch.nn.BatchNorm1d(8), linear(8, output_size))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 def cli(log_dir, *flags):
     """A run of its own process, as a user starts it."""
-    command = [sys.executable, "training/run_experiment.py", *SINUSOID, f"--log_dir={log_dir}", *flags]
+    command = [sys.executable, "training/run_experiment.py", f"--log_dir={log_dir}", *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+TWO = [pytest.param(name, [], id=name) for name in ALGORITHMS if name != "LitMAML"]
+TWO.append(pytest.param("LitMAMLPlusPlus", ["--model_class=test_algorithms.NormMLP"], id="per-step batch norm"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "LitMAML"])
-def test_two_processes_are_one(algorithm, tmp_path):
-    """Five tasks over two processes: plain SGD at rate 1/2 moves all that is learned by the gradients' sum."""
-    flags = [*SINUSOID, f"--lit_model_class={algorithm}", "--precision=64", "--outer_optimizer=sgd", "--outer_lr=0.5"]
-    flags += ["--limit_test_batches=0", "--limit_val_batches=0"]
+@pytest.mark.parametrize(("algorithm", "model"), TWO)
+def test_two_processes_are_one(algorithm, model, tmp_path, monkeypatch):
+    """Five tasks over two processes: plain SGD at rate 1/2 moves all that is learned by the gradients' sum.
+
+    Batch norm's running statistics are in the checkpoint too.
+    """
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    common = [flag for flag in SINUSOID if not (model and flag.startswith("--width"))]
+    flags = [*common, *model, f"--lit_model_class={algorithm}", "--precision=64", "--outer_optimizer=sgd"]
+    flags += ["--outer_lr=0.5", "--limit_test_batches=0", "--limit_val_batches=0"]
     run_experiment.main([*flags, "--outer_lr=1e-300", "--max_steps=1", f"--log_dir={tmp_path / 'start'}"])
     run_experiment.main([*flags, "--max_steps=2", f"--log_dir={tmp_path / 'one'}"])
     cli(tmp_path / "two", *flags, "--max_steps=2", "--num_processes=2")
