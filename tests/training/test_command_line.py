@@ -48,6 +48,14 @@ def test_the_datasets_protocol_over_the_constructor():
         (["--data_class=MiniImagenet", "--support_samples=3"], {"batch_size": 4}),
         (["--data_class=Omniglot"], {"batch_size": 32, "inner_lr": 0.4, "query_samples": None}),
         (["--data_class=Omniglot", "--episode_classes=20"], {"batch_size": 16, "inner_lr": 0.1, "inner_loop_steps": 5}),
+        (["--data_class=MiniImagenet", "--lit_model_class=LitMetaSGD"], {"inner_loop_steps": 1, "batch_size": 4}),
+        (["--data_class=MiniImagenet", "--lit_model_class=LitANIL", "--support_samples=5"], {"batch_size": 4}),
+        (
+            ["--data_class=MiniImagenet", "--lit_model_class=LitProtoNet", "--support_samples=5"],
+            {"train_episode_classes": 20, "episode_classes": 5, "gradient_clip_val": None, "width": 64},
+        ),
+        (["--data_class=CifarFS"], {"batch_size": 4, "inner_lr": 0.01, "width": 32}),
+        (["--data_class=CifarFS", "--support_samples=5"], {"batch_size": 2}),
         (["--data_class=Sinusoid"], {"batch_size": 25, "loss": "mse_loss", "max_steps": 70_000}),
     ],
 )
