@@ -2,7 +2,7 @@
 # `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format pip-tools conda-update clean always
+.PHONY: help install train test gradcheck compare lint format pip-tools conda-update clean always
 
 # 3.14 is the newest Python that the pinned torch has wheels for.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
@@ -35,6 +35,12 @@ train: $(STAMP)  ## Meta-train MAML on the sinusoid, print its test result and p
 
 test: $(STAMP)  ## Run every test
 	bash tasks/test.sh
+
+gradcheck: $(STAMP)  ## Print how MAML's outer gradient compares with one derived by hand in numpy
+	.venv/bin/python tests/numpy_maml.py
+
+compare: $(STAMP)  ## Train every algorithm with an inner loop on the sinusoid and print the table
+	.venv/bin/python training/compare.py
 
 lint: $(STAMP)  ## Check style, types and shell scripts
 	bash tasks/lint.sh

@@ -12,6 +12,7 @@ forward pass is vectorised over tasks with ``vmap``. A task's loss depends on it
 gradient of the *sum* of the losses holds every task's own gradient, and plain autograd computes it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
 import torch
@@ -44,6 +45,15 @@ def predictor(model: nn.Module) -> Predict:
 def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
     """A loss that means over one task's samples, as a function of T tasks at once."""
     return vmap(loss, randomness="different")
+
+
+def head_name(model: nn.Module) -> str:
+    """The name of the last module that holds parameters of its own: the classifier, in every backbone here.
+
+    Last in the order in which the model registers its modules; the rest of the model is its body.
+    """
+    *_, last = (name for name, module in model.named_modules() if list(module.parameters(recurse=False)))
+    return last
 
 
 def stack(weights: Weights, tasks: int) -> Weights:
@@ -95,6 +105,22 @@ def inner_loop(
             )
         weights, state = optimizer(weights, dict(zip(weights, gradients, strict=True)), rates(step), state)
         yield weights
+
+
+def last(fast_weights: Iterator[Weights]) -> Weights:
+    """The last that the inner loop yields, without keeping those before."""
+    return deque(fast_weights, maxlen=1).pop()
+
+
+def with_gradients(values: Tensor, weights: Weights, gradients: Weights) -> Tensor:
+    """``values`` ``[T]`` whose gradient, by the shared ``weights``, is ``gradients``, ``[T, ...]`` each.
+
+    For outer rules that compute their gradient themselves. It reaches the weights through autograd, so that hooks,
+    which is how several processes average their gradients, see it; a ``.grad`` that is assigned bypasses them.
+    """
+    products = [(w * gradients[name].detach()).reshape(len(values), -1).sum(1) for name, w in weights.items()]
+    carrier = torch.stack(products).sum(0)
+    return values.detach() + carrier - carrier.detach()
 
 
 def predict_apart(predict: Predict, weights: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ two algorithms meet the very same tasks. Whole meta-batches are drawn at once, v
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +34,10 @@ class EpisodeBatch(NamedTuple):
     query_x: Tensor  # [T, N*Q, ...]
     query_y: Tensor  # [T, N*Q] or [T, Q, 1]
     index: Tensor  # type: ignore[assignment]  # [T], the episodes' numbers in their split
+
+    def all_samples(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of each task's support and query samples together."""
+        return torch.cat([self.support_x, self.query_x], dim=1), torch.cat([self.support_y, self.query_y], dim=1)
 
 
 def philox_4x32(counter: tuple[Any, ...], key: tuple[np.uint64, np.uint64]) -> tuple[NDArray, ...]:

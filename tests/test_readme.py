@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import few_shot.lit_models
 from few_shot.data.image_store import FORMAT_VERSION
 from few_shot.episodes import SPLITS
 from training import evaluate, run_experiment, visualize
@@ -87,7 +88,7 @@ def test_command_runs_for_one_step(command, generated_data, generated_omniglot, 
     run_experiment.main([*flags, *small, f"--log_dir={tmp_path}", f"--max_steps={2 if resuming else 1}"])
 
 
-@pytest.mark.parametrize("target", ["train", "test", "lint", "format", "install", "clean"])
+@pytest.mark.parametrize("target", ["train", "test", "gradcheck", "compare", "lint", "format", "install", "clean"])
 def test_make_targets_parse(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -115,4 +116,6 @@ def test_every_flag_of_the_table_exists():
     for data_class in ("Sinusoid", "Omniglot", "MiniImagenet"):
         known |= set(parse([f"--data_class={data_class}"], "test").config)
     known |= set(parse(["--data_class=MiniImagenet", "--model_class=ResNetClassifier"], "test").config)
+    for algorithm in few_shot.lit_models.__all__:
+        known |= set(parse(["--data_class=Omniglot", f"--lit_model_class={algorithm}"], "test").config)
     assert flags - known - {"config", "resume", "checkpoint", "help", "write"} == set()

@@ -1,8 +1,8 @@
 """From a command line to a resolved experiment: which classes, with which arguments.
 
-A value comes from the first of: a flag; ``--config``; the algorithm's published row for this dataset, ways and shots;
-the dataset's protocol (both in ``training/configs/<data class>/``); the constructor. Flags are the constructors'
-arguments, with their help, so a new class needs no code here.
+A value comes from the first of: a flag; ``--config``; the algorithm's row for this dataset, ways and shots; its row for
+all of them; the dataset's protocol (all three in ``training/configs/<data class>/``); the constructor. Flags are the
+constructors' arguments, with their help, so a new class needs no code here.
 """
 
 import argparse
@@ -324,15 +324,17 @@ def _read_config(path: str | None) -> dict[str, Any]:
 
 
 def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
-    """The dataset's protocol, overlaid with the algorithm's published row for the chosen ways and shots."""
+    """The dataset's protocol, overlaid with the algorithm's rows: for all ways and shots, and for the chosen ones."""
     folder = CONFIGS / str(chosen["data_class"]).rpartition(".")[2]
     if not (folder / "protocol.yaml").is_file():
         return {}
     protocol = _read_config(str(folder / "protocol.yaml"))
     ways, shots = ({**protocol, **chosen}.get(k) for k in ("episode_classes", "support_samples"))
     algorithm = str(chosen.get("lit_model_class", "LitMAML")).rpartition(".")[2]
-    row = folder / f"{algorithm}_{ways}way_{shots}shot.yaml"
-    return protocol | (_read_config(str(row)) if row.is_file() else {})
+    for name in (algorithm, f"{algorithm}_{ways}way_{shots}shot"):
+        row = folder / f"{name}.yaml"
+        protocol = protocol | (_read_config(str(row)) if row.is_file() else {})
+    return protocol
 
 
 def _names(package: Any) -> str:

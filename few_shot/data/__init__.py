@@ -1,8 +1,9 @@
 """LightningDataModules whose batches are batches of episodes."""
 
 from few_shot.data.base import EpisodeDataModule, ImageEpisodes
+from few_shot.data.cifar_fs import CifarFS
 from few_shot.data.mini_imagenet import MiniImagenet
 from few_shot.data.omniglot import Omniglot
 from few_shot.data.sinusoid import Sinusoid
 
-__all__ = ["EpisodeDataModule", "ImageEpisodes", "MiniImagenet", "Omniglot", "Sinusoid"]
+__all__ = ["CifarFS", "EpisodeDataModule", "ImageEpisodes", "MiniImagenet", "Omniglot", "Sinusoid"]

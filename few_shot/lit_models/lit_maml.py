@@ -20,7 +20,7 @@ class LitMAML(LitMetaLearner):
         inner_lr: learning rate of the inner loop, α.
         inner_loop_steps: inner steps in training, 1 or more.
         first_order: whether inner gradients count as constants in the outer gradient (FOMAML).
-        inner_optimizer: the rule of an inner step.
+        inner_optimizer: the rule of an inner step; momentum is 0.9, and adam is made safe to differentiate through.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class LitMAML(LitMetaLearner):
         inner_lr: float = 0.01,
         inner_loop_steps: int = 5,
         first_order: bool = False,
-        inner_optimizer: Literal["sgd"] = "sgd",
+        inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd",
         **outer,
     ) -> None:
         super().__init__(model, **outer)

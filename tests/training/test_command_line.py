@@ -7,10 +7,11 @@ import jsonargparse
 import pytest
 import yaml
 
-from few_shot.data import MiniImagenet, Omniglot, Sinusoid
+import few_shot.data
+import few_shot.lit_models
+import few_shot.models
+from few_shot.data import Sinusoid
 from few_shot.errors import BadInput
-from few_shot.lit_models import LitMAML
-from few_shot.models import Conv4, ResNet12
 from training.command_line import CONFIGS, RunOptions, clear_errors, parse
 
 SWEEPS = Path(__file__).parents[2] / "training" / "sweeps"
@@ -47,6 +48,14 @@ def test_the_datasets_protocol_over_the_constructor():
         (["--data_class=MiniImagenet", "--support_samples=3"], {"batch_size": 4}),
         (["--data_class=Omniglot"], {"batch_size": 32, "inner_lr": 0.4, "query_samples": None}),
         (["--data_class=Omniglot", "--episode_classes=20"], {"batch_size": 16, "inner_lr": 0.1, "inner_loop_steps": 5}),
+        (["--data_class=MiniImagenet", "--lit_model_class=LitMetaSGD"], {"inner_loop_steps": 1, "batch_size": 4}),
+        (["--data_class=MiniImagenet", "--lit_model_class=LitANIL", "--support_samples=5"], {"batch_size": 4}),
+        (
+            ["--data_class=MiniImagenet", "--lit_model_class=LitProtoNet", "--support_samples=5"],
+            {"train_episode_classes": 20, "episode_classes": 5, "gradient_clip_val": None, "width": 64},
+        ),
+        (["--data_class=CifarFS"], {"batch_size": 4, "inner_lr": 0.01, "width": 32}),
+        (["--data_class=CifarFS", "--support_samples=5"], {"batch_size": 2}),
         (["--data_class=Sinusoid"], {"batch_size": 25, "loss": "mse_loss", "max_steps": 70_000}),
     ],
 )
@@ -209,7 +218,11 @@ def test_help_shows_the_flags_of_the_chosen_classes_with_their_defaults(data_cla
     assert [flag for flag in flags if flag not in text] == []
 
 
-@pytest.mark.parametrize("cls", [Sinusoid, Omniglot, MiniImagenet, LitMAML, Conv4, ResNet12, RunOptions])
+PACKAGES = (few_shot.data, few_shot.models, few_shot.lit_models)
+CLASSES = [RunOptions, *(getattr(package, name) for package in PACKAGES for name in package.__all__)]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_every_flag_is_explained(cls):
     parser = jsonargparse.ArgumentParser()
     parser.add_class_arguments(cls, None)

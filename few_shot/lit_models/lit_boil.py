@@ -1,0 +1,29 @@
+"""Body only update in the inner loop (Oh, Yoo, Kim & Yun 2021, https://arxiv.org/abs/2008.08882, section 3)."""
+
+from torch import nn
+
+from few_shot.adaptation import head_name
+from few_shot.errors import BadInput
+from few_shot.inner_optimizers import Weights
+from few_shot.lit_models.lit_maml import LitMAML
+
+
+class LitBOIL(LitMAML):
+    """MAML whose inner loop adapts all but the head; the outer loop trains body and head.
+
+    The head is the model's last module with parameters of its own.
+
+    Raises:
+        BadInput: the model is all head.
+    """
+
+    def __init__(self, model: nn.Module, **maml) -> None:
+        super().__init__(model, **maml)
+        self.head = head_name(self.model)
+        if not self.adapted_weights():
+            name = type(model).__name__
+            raise BadInput(f"--lit_model_class=LitBOIL adapts a model's body, and {name} has only a head.")
+
+    def adapted_weights(self) -> Weights:
+        """All parameters but the head's."""
+        return {name: p for name, p in super().adapted_weights().items() if name.rpartition(".")[0] != self.head}

@@ -1,0 +1,128 @@
+"""Implicit MAML (Rajeswaran, Finn, Kakade & Levine 2019, https://arxiv.org/abs/1909.04630)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from few_shot.adaptation import inner_loop, last, stack, with_gradients
+from few_shot.episodes import EpisodeBatch
+from few_shot.errors import BadInput, at_least
+from few_shot.inner_optimizers import Rates, Weights
+from few_shot.lit_models.base import TaskScores
+from few_shot.lit_models.lit_maml import LitMAML
+
+
+class LitIMAML(LitMAML):
+    """MAML whose inner loop stays near the initial weights, so that its end, not its way, gives the outer gradient.
+
+    The inner loop descends L(φ, support) + λ/2 ‖φ - θ‖² (equation 3). At its minimum φ, the outer gradient is the
+    solution g of (I + H/λ) g = ∇ L(φ, query), with H the Hessian of the support loss at φ (lemma 1 and equation 6).
+    Conjugate gradients find it from Hessian-vector products, for all tasks at once. No inner step is kept, so memory
+    does not grow with their number.
+
+    Args:
+        proximal_strength: λ, the pull back to the initial weights.
+        cg_steps: conjugate gradient steps, 1 or more.
+        inner_loop_steps: inner steps in training, enough to come near the minimum.
+
+    Raises:
+        BadInput: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        proximal_strength: float = 2.0,
+        cg_steps: int = 5,
+        inner_loop_steps: int = 16,
+        **maml,
+    ) -> None:
+        super().__init__(model, inner_loop_steps=inner_loop_steps, first_order=False, **maml)
+        if not proximal_strength > 0:
+            raise BadInput(f"--proximal_strength={proximal_strength} must be above 0.")
+        self.proximal_strength = proximal_strength
+        self.cg_steps = at_least(1, cg_steps, "cg_steps")
+
+    def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
+        """Yield the tasks' fast weights before the first proximal step and after each."""
+        initial = stack(self.adapted_weights(), len(batch.index))
+
+        def proximal(weights: Weights, gradients: Weights, rates: Rates, state: Any) -> tuple[Weights, Any]:
+            """A step of the inner optimiser on the support loss with its pull to the initial weights."""
+            pulled = {n: g + self.proximal_strength * (weights[n] - initial[n]) for n, g in gradients.items()}
+            return self.inner_optimizer(weights, pulled, rates, state)
+
+        return inner_loop(
+            self.predict,
+            self.loss,
+            initial,
+            batch.support_x,
+            batch.support_y,
+            steps=steps,
+            optimizer=proximal,
+            rates=self.inner_rates,
+        )
+
+    def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
+        """The query losses at the inner loop's end, with the implicit gradient."""
+        with torch.no_grad():
+            fast_weights = last(self.adapt(batch, self.inner_loop_steps))
+        names = list(fast_weights)
+        leaves = [w.detach().requires_grad_() for w in fast_weights.values()]
+        weights = dict(zip(names, leaves, strict=True))
+        with torch.enable_grad():
+            loss, metric = self.scores(self.predict(weights, batch.query_x), batch.query_y)
+            query_gradients = torch.autograd.grad(loss.sum(), leaves, materialize_grads=True)
+            support_loss = self.loss(self.predict(weights, batch.support_x), batch.support_y).sum()
+            slopes = torch.autograd.grad(support_loss, leaves, create_graph=True, materialize_grads=True)
+
+        def multiply(vector: list[Tensor]) -> list[Tensor]:
+            """(I + H/λ) v."""
+            slope = dot(slopes, vector).sum()
+            products = torch.autograd.grad(slope, leaves, retain_graph=True, materialize_grads=True)
+            return [v + hv / self.proximal_strength for v, hv in zip(vector, products, strict=True)]
+
+        implicit = conjugate_gradient(multiply, list(query_gradients), self.cg_steps)
+        return TaskScores(
+            with_gradients(loss.detach(), self.adapted_weights(), dict(zip(names, implicit, strict=True))), metric
+        )
+
+
+def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Each task's inner product of vectors that are spread over tensors ``[T, ...]``; returns ``[T]``."""
+    return torch.stack([(x * y).reshape(len(x), -1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
+
+
+def conjugate_gradient(
+    multiply: Callable[[list[Tensor]], list[Tensor]], target: list[Tensor], steps: int
+) -> list[Tensor]:
+    """Solve A x = b for T tasks at once, from x = 0 (Hestenes & Stiefel 1952).
+
+    A task stops where it is once it has arrived, or when a direction has no positive curvature: there the Hessian is
+    not that of a minimum, and a further step would lead away.
+
+    Args:
+        multiply: maps vectors v to A v.
+        target: b, one tensor ``[T, ...]`` for each parameter.
+        steps: how often A is applied, at most.
+    """
+
+    def add(a: list[Tensor], scale: Tensor, b: list[Tensor]) -> list[Tensor]:
+        return [x + scale.view(-1, *[1] * (x.dim() - 1)) * y for x, y in zip(a, b, strict=True)]
+
+    solution = [torch.zeros_like(b) for b in target]
+    residual, direction = target, target
+    size = start = dot(residual, residual)
+    going = torch.ones_like(size, dtype=torch.bool)
+    for _ in range(steps):
+        image = multiply(direction)
+        curvature = dot(direction, image)
+        going = going & (curvature > 0) & (size > torch.finfo(size.dtype).eps ** 2 * start)
+        stride = torch.where(going, size / torch.where(going, curvature, 1), 0)
+        solution = add(solution, stride, direction)
+        residual = add(residual, -stride, image)
+        before, size = size, dot(residual, residual)
+        direction = add(residual, torch.where(going, size / torch.where(going, before, 1), 0), direction)
+    return solution

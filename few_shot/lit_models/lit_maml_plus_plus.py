@@ -1,0 +1,143 @@
+"""MAML++ (Antoniou, Edwards & Storkey 2019, "How to train your MAML", https://arxiv.org/abs/1810.09502)."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from few_shot.episodes import EpisodeBatch
+from few_shot.errors import at_least
+from few_shot.inner_optimizers import Rates, Weights
+from few_shot.lit_models.base import TaskScores
+from few_shot.lit_models.lit_maml import LitMAML
+from few_shot.lit_models.per_step_batch_norm import PerStepBatchNorm
+
+#: What the loss after each step but the last weighs at least, times the number of steps (the authors' code).
+LEAST_IMPORTANCE = 0.03
+
+
+class LitMAMLPlusPlus(LitMAML):
+    """MAML with the six changes of the paper's section 4, each a switch; with all of them off, exactly MAML.
+
+    Running statistics that are kept per step are used in evaluation, as the paper has it, so no query sample sees
+    another there and ``transductive`` is off. (The authors' code keeps them, but normalises by the batch throughout;
+    for its numbers, turn ``per_step_bn_statistics`` off.)
+
+    Args:
+        multi_step_loss_updates: outer updates over which the query losses after the earlier inner steps fade from
+            equal weight to nearly none, before the last one alone counts (MSL); 0 for the last one alone at once.
+        learned_rates: whether the inner learning rate of every parameter tensor and step is learned (LSLR); they
+            start at inner_lr, and steps beyond those of training use the last one's.
+        per_step_bn_statistics: whether batch norm keeps running statistics for each inner step, and uses them in
+            evaluation (BNRS).
+        per_step_bn_weights: whether batch norm's scale and shift are learned for each inner step by the outer loop
+            (BNWB), instead of being adapted by the inner loop.
+        first_order_updates: outer updates at the beginning that are first order (DA); 0 for none, as in the authors'
+            configuration.
+        outer_schedule: keep the outer rate, or let it fall to zero along a cosine over max_steps (CA).
+    """
+
+    step_weights: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        multi_step_loss_updates: int = 5000,
+        learned_rates: bool = True,
+        per_step_bn_statistics: bool = True,
+        per_step_bn_weights: bool = True,
+        first_order_updates: int = 0,
+        outer_schedule: Literal["constant", "cosine"] = "cosine",
+        **maml,
+    ) -> None:
+        super().__init__(model, outer_schedule=outer_schedule, **maml)
+        self.multi_step_loss_updates = at_least(0, multi_step_loss_updates, "multi_step_loss_updates")
+        self.first_order_updates = at_least(0, first_order_updates, "first_order_updates")
+        self.always_first_order = self.first_order
+        self.norms: list[PerStepBatchNorm] = []
+        if per_step_bn_statistics or per_step_bn_weights:
+            for name, norm in list(self.model.named_modules()):
+                if isinstance(norm, _BatchNorm):
+                    per_step = PerStepBatchNorm(
+                        norm, self.inner_loop_steps + 1, per_step_bn_statistics, per_step_bn_weights
+                    )
+                    self.model.set_submodule(name, per_step)
+                    self.norms.append(per_step)
+        if per_step_bn_statistics and self.norms:
+            self.transductive = False
+        self.rates: nn.ParameterList | None = None
+        if learned_rates:
+            start = torch.full((self.inner_loop_steps,), self.inner_lr)
+            self.rates = nn.ParameterList(nn.Parameter(start.clone()) for _ in self.adapted_weights())
+        self.register_buffer("step_weights", torch.zeros(self.inner_loop_steps), persistent=False)
+        self.anneal(0)
+
+    def adapted_weights(self) -> Weights:
+        """All parameters that are trained but batch norm's per-step ones."""
+        per_step = {id(p) for norm in self.norms if norm.per_step_weights for p in norm.parameters()}
+        return {name: p for name, p in super().adapted_weights().items() if id(p) not in per_step}
+
+    def inner_rates(self, step: int) -> Rates:
+        """Each parameter tensor's learned rate at a step, or one constant."""
+        if self.rates is None:
+            return super().inner_rates(step)
+        step = min(step, self.inner_loop_steps - 1)
+        return {name: rate[step] for name, rate in zip(self.adapted_weights(), self.rates, strict=True)}
+
+    def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
+        """Yield the tasks' fast weights before the first inner step and after each.
+
+        Until the next are asked for, batch norm is at their step: for the query samples, and for the inner step.
+        """
+        for step, fast_weights in enumerate(super().adapt(batch, steps)):
+            for norm in self.norms:
+                norm.step = step
+            yield fast_weights
+
+    def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
+        if self.last_step_alone:
+            return super().outer_scores(batch)
+        adapted = itertools.islice(self.adapt(batch, self.inner_loop_steps), 1, None)
+        scores = [self.scores(self.predict(fast_weights, batch.query_x), batch.query_y) for fast_weights in adapted]
+        loss = torch.einsum("s,st->t", self.step_weights, torch.stack([s.loss for s in scores]))
+        return TaskScores(loss, scores[-1].metric)
+
+    def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        self.anneal(self.global_step)
+
+    def anneal(self, update: int) -> None:
+        """Set what changes in training for an outer update: the weights of the steps' losses, the gradient's order."""
+        steps, over = self.inner_loop_steps, self.multi_step_loss_updates
+        self.last_step_alone = update >= over
+        earlier = 0.0 if self.last_step_alone else max(1 - update / over, LEAST_IMPORTANCE) / steps
+        self.step_weights[:-1] = earlier
+        self.step_weights[-1] = 1 - earlier * (steps - 1)
+        self.first_order = self.always_first_order or update < self.first_order_updates
+
+    def predict(self, fast_weights: Weights, x: Tensor) -> Tensor:
+        """Predictions of T tasks; in training, batch norm's statistics are collected on the way."""
+        if not (self.training and any(norm.statistics for norm in self.norms)):
+            return super().predict(fast_weights, x)
+
+        def predict_one_task(weights: Weights, x: Tensor) -> tuple[Tensor, list[Any]]:
+            predictions = functional_call(self.model, weights, (x,))
+            return predictions, [norm.batch_statistics for norm in self.norms]
+
+        predictions, statistics = vmap(predict_one_task, randomness="different")(fast_weights, x)
+        for norm, (mean, var) in zip(self.norms, statistics, strict=True):
+            norm.batch_statistics = None
+            norm.collect(mean, var)
+        return predictions
+
+    def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
+        """Update the running statistics from all processes' tasks."""
+        for norm in self.norms:
+            if norm.statistics:
+                if torch.distributed.is_available() and torch.distributed.is_initialized():
+                    torch.distributed.all_reduce(norm.collected)
+                norm.update()

@@ -1,0 +1,117 @@
+"""Every algorithm through a whole run, in one process and in two."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import few_shot.lit_models
+from training import evaluate, run_experiment
+
+ROOT = Path(__file__).parents[2]
+SINUSOID = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=4", "--test_episodes=6"]
+SINUSOID += ["--test_inner_loop_steps=2", "--outer_schedule=constant"]
+ALGORITHMS = [name for name in few_shot.lit_models.__all__ if name != "LitProtoNet"]
+
+
+def checkpoints(log_dir, algorithm, data="Sinusoid"):
+    return log_dir / f"{data}-{algorithm}" / "version_0" / "checkpoints"
+
+
+def weights(log_dir, algorithm):
+    state = torch.load(checkpoints(log_dir, algorithm) / "last.ckpt", weights_only=True)["state_dict"]
+    return torch.cat([value.double().flatten() for value in state.values()])
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_run_is_tested_recorded_and_evaluated_again(algorithm, tmp_path):
+    flags = [*SINUSOID, f"--lit_model_class={algorithm}", f"--log_dir={tmp_path}"]
+    summary = run_experiment.main([*flags, "--max_steps=3", "--val_check_interval=2"])
+    assert [row["step"] for row in summary["per_step"]] == [0, 1, 2]
+    folder = checkpoints(tmp_path, algorithm)
+    best = next(folder.glob("best-*.ckpt"))
+    assert evaluate.main([f"--checkpoint={best}"]) == summary
+    resumed = run_experiment.main([f"--resume={folder / 'last.ckpt'}", "--max_steps=4"])
+    whole = run_experiment.main([*flags, "--max_steps=4", "--val_check_interval=2", f"--log_dir={tmp_path / 'whole'}"])
+    assert resumed == whole
+
+
+@pytest.fixture(scope="module")
+def image_folders(tmp_path_factory):
+    """Six classes of eight small images a split."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, number in itertools.product(("train", "val", "test"), range(6)):
+        folder = root / split / f"{split}{number}"
+        folder.mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 256, (84, 84, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def image_flags(folder, log_dir):
+    sizes = ["--episode_classes=3", "--query_samples=2", "--test_query_samples=2", "--width=4", "--batch_size=2"]
+    quick = ["--val_episodes=3", "--test_episodes=4", "--max_steps=2", "--num_workers=0", "--gpus=0"]
+    return ["--data_class=MiniImagenet", f"--data_dir={folder}", f"--log_dir={log_dir}", *sizes, *quick]
+
+
+def test_prototypes_are_trained_with_more_classes_than_they_are_tested(image_folders, tmp_path):
+    flags = [*image_flags(image_folders, tmp_path), "--lit_model_class=LitProtoNet", "--train_episode_classes=6"]
+    summary = run_experiment.main(flags)
+    assert [row["step"] for row in summary["per_step"]] == [0]
+    best = next(checkpoints(tmp_path, "LitProtoNet", "MiniImagenet").glob("best-*.ckpt"))
+    assert evaluate.main([f"--checkpoint={best}"]) == summary
+
+
+class NormMLP(torch.nn.Module):
+    """Batch norm in a regressor."""
+
+    def __init__(self, input_shape, output_size):
+        super().__init__()
+        linear = torch.nn.Linear
+        self.layers = torch.nn.Sequential(linear(*input_shape, 8), torch.nn.BatchNorm1d(8), linear(8, output_size))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def cli(log_dir, *flags):
+    """A run of its own process, as a user starts it."""
+    command = [sys.executable, "training/run_experiment.py", f"--log_dir={log_dir}", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+TWO = [pytest.param(name, [], id=name) for name in ALGORITHMS if name != "LitMAML"]
+# A rate at which training through batch norm stays finite: else rounding errors grow with the weights.
+NORM = ["--model_class=test_algorithms.NormMLP", "--outer_lr=0.001"]
+TWO.append(pytest.param("LitMAMLPlusPlus", NORM, id="per-step batch norm"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "model"), TWO)
+def test_two_processes_are_one(algorithm, model, tmp_path, monkeypatch):
+    """Five tasks over two processes: plain SGD at rate 1/2 moves all that is learned by the gradients' sum.
+
+    Batch norm's running statistics are in the checkpoint too.
+    """
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    common = [flag for flag in SINUSOID if not (model and flag.startswith("--width"))]
+    flags = [*common, f"--lit_model_class={algorithm}", "--precision=64", "--outer_optimizer=sgd"]
+    flags += ["--outer_lr=0.5", "--limit_test_batches=0", "--limit_val_batches=0", *model]
+    run_experiment.main([*flags, "--outer_lr=1e-300", "--max_steps=1", f"--log_dir={tmp_path / 'start'}"])
+    run_experiment.main([*flags, "--max_steps=2", f"--log_dir={tmp_path / 'one'}"])
+    cli(tmp_path / "two", *flags, "--max_steps=2", "--num_processes=2")
+    start, one, two = (weights(tmp_path / name, algorithm) for name in ("start", "one", "two"))
+    if algorithm == "LitRandom":
+        assert torch.equal(one, start)
+    else:
+        assert (one - start).norm() > 1e-3
+    assert (two - one).norm() <= 1e-12 * (one - start).norm()

@@ -1,0 +1,26 @@
+"""The comparison's table has a right row for every algorithm."""
+
+import json
+
+import few_shot.lit_models
+from training import compare
+
+
+def test_two_updates_of_every_algorithm(tmp_path):
+    flags = ["--max_steps=2", "--test_episodes=6", "--val_episodes=2", "--gpus=0"]
+    table = compare.main([*flags, f"--log_dir={tmp_path}"])
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert header[:5] == ["algorithm", "MSE after 0", "MSE after 1", "MSE after 5", "MSE after 10"]
+    assert [row[0] for row in rows] == list(compare.MEMBERS)
+    assert {len(row) for row in rows} == {len(header)}
+    learned = {row[0]: int(row[-1]) for row in rows}
+    assert learned["MAML"] == 1 * 40 + 40 + 40 * 40 + 40 + 40 * 1 + 1
+    assert learned["Meta-SGD"] == 2 * learned["MAML"]
+    assert learned["random initialisation"] == 0
+    anil = json.loads((tmp_path / "Sinusoid-LitANIL" / "version_0" / "test_metrics.json").read_text())
+    assert rows[2][4].startswith(f"{anil['mean']:.3f} ±")
+
+
+def test_every_algorithm_is_compared_but_the_one_without_an_inner_loop():
+    compared = {flags[0].split("=")[1] for flags in compare.MEMBERS.values()}
+    assert compared == set(few_shot.lit_models.__all__) - {"LitProtoNet"}

@@ -1,0 +1,72 @@
+"""Train every algorithm that has an inner loop on the sinusoid, with its baselines, and print how they compare.
+
+python training/compare.py --max_steps=20000
+
+Further flags go to every run. Each run leaves its record under ``--log_dir``.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from few_shot.errors import TrainingDiverged
+from training.command_line import clear_errors, parse
+from training.run_experiment import run
+
+STEPS = (0, 1, 5, 10)
+MEMBERS = {
+    "MAML": ["--lit_model_class=LitMAML"],
+    "FOMAML": ["--lit_model_class=LitMAML", "--first_order"],
+    "ANIL": ["--lit_model_class=LitANIL"],
+    "BOIL": ["--lit_model_class=LitBOIL"],
+    "Meta-SGD": ["--lit_model_class=LitMetaSGD"],
+    "MAML++": ["--lit_model_class=LitMAMLPlusPlus"],
+    "iMAML": ["--lit_model_class=LitIMAML"],
+    "Reptile": ["--lit_model_class=LitReptile"],
+    "joint training": ["--lit_model_class=LitJoint"],
+    "random initialisation": ["--lit_model_class=LitRandom"],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Run the comparison; returns its table, in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--max_steps", type=int, default=20_000, help="outer updates of each run (default: 20000)")
+    parser.add_argument("--log_dir", default="logs/compare", help="folder for the runs (default: logs/compare)")
+    options, flags = parser.parse_known_args(argv)
+    columns = ["algorithm", *(f"MSE after {step}" for step in STEPS), "diverged", "time", "learned parameters"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    with clear_errors():
+        for name, own in MEMBERS.items():
+            print(f"\n{name}", flush=True)
+            common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
+            lines.append(f"| {name} | " + row([*common, *own, *flags]) + " |")
+    table = "\n".join(lines)
+    print(f"\nMean squared error ± 95 % CI after so many inner steps, {options.max_steps} outer updates\n\n{table}")
+    return table
+
+
+def row(argv: list[str]) -> str:
+    """One run: its errors, how many test episodes diverged, its wall time, and how many numbers it learned."""
+    experiment = parse(argv, "compare")
+    _, lit_model = experiment.build()
+    trained = experiment.classes["lit_model_class"].__name__ != "LitRandom"
+    learned = sum(p.numel() for p in lit_model.parameters() if p.requires_grad) if trained else 0
+    started = time.perf_counter()
+    try:
+        summary = run(experiment)
+    except TrainingDiverged as error:
+        return f"training diverged: {error}" + " |" * (len(STEPS) + 2)
+    assert summary is not None, "a run without a test"
+    results = {result["step"]: (result["mean"], result["ci95"]) for result in summary["per_step"]}
+    cells = [" ± ".join("undefined" if v is None else f"{v:.3f}" for v in results[step]) for step in STEPS]
+    seconds = time.perf_counter() - started
+    return " | ".join([*cells, str(summary["diverged"]), f"{seconds:.0f} s", str(learned)])
+
+
+if __name__ == "__main__":
+    main()
