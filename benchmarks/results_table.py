@@ -57,22 +57,17 @@ def table() -> str:
         result = " / ".join(
             f"{scale * rows[s]['mean']:.{digits}f} ± {scale * rows[s]['ci95']:.{digits}f}" for s in steps
         )
-        command = " ".join(run["command"])
+        parts = [run]
+        while "resumed" in parts[0]:
+            parts.insert(0, parts[0]["resumed"])
+        commands = ", then ".join(f"`{' '.join(part['command'])}`" for part in parts)
+        seconds = sum(value for part in parts for value in part.get("seconds", {}).values())
         diverged = f", {n} diverged" if (n := test["diverged"]) else ""
         lines.append(
             f"| {experiment} ({note}) | **{result}{unit}** | {published} | {test['episodes']}{diverged} "
-            f"| {run['updates']} | {config['seed']} | {minutes(run)} min | `{command}` |"
+            f"| {run['updates']} | {config['seed']} | {round(seconds / 60)} min | {commands} |"
         )
     return "\n".join(lines)
-
-
-def minutes(run: dict) -> int:
-    """Training and test together, the parts before a resumption included."""
-    seconds = 0
-    while run is not None:
-        seconds += sum(run.get("seconds", {}).values())
-        run = run.get("resumed")
-    return round(seconds / 60)
 
 
 def add(run_folder: Path, name: str) -> None:
@@ -83,7 +78,10 @@ def add(run_folder: Path, name: str) -> None:
     config = {key: value for key, value in config.items() if key not in ("log_dir", "data_dir", "resume")}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     run = json.loads((run_folder / "run.json").read_text())
-    run["command"] = [part for part in run["command"] if not part.startswith(("--log_dir", "--data_dir"))]
+    part = run
+    while part is not None:
+        part["command"] = [flag for flag in part["command"] if not flag.startswith(("--log_dir", "--data_dir"))]
+        part = part.get("resumed")
     (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
     shutil.copy(run_folder / "test_metrics.json", folder)
 

@@ -33,6 +33,12 @@ class Progress(TQDMProgressBar):
         super().__init__(leave=True)
         self._drawn = 0.0
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        # A resumed run goes on in the middle of the epoch, so that Lightning does not set the bar up.
+        self.train_progress_bar.total = trainer.max_steps
+        self.train_progress_bar.initial = trainer.global_step
+
     def _should_update(self, current: int, total: int | float) -> bool:
         if not self.is_enabled or (current != total and time.monotonic() - self._drawn < 0.25):
             return False
