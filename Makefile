@@ -31,7 +31,7 @@ help:  ## List the targets
 install: $(STAMP)  ## Set up .venv, if that is not done yet (train, test and lint do this themselves)
 
 train: $(STAMP)  ## Meta-train MAML on the sinusoid, print its test result and plot its adaptation
-	.venv/bin/python training/run_experiment.py --data_class=Sinusoid --max_steps=20000 --log_dir=logs
+	.venv/bin/python training/run_experiment.py --data_class=Sinusoid --max_steps=15000 --log_dir=logs
 
 test: $(STAMP)  ## Run every test
 	bash tasks/test.sh

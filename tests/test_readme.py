@@ -97,7 +97,7 @@ def test_make_targets_parse(target):
 def test_make_train_is_a_command_the_parser_takes():
     printed = subprocess.run(["make", "-n", "train"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     command = next(line for line in printed.splitlines() if "run_experiment.py" in line)
-    assert parse(shlex.split(command)[2:], "test").options.max_steps == 20_000
+    assert parse(shlex.split(command)[2:], "test").options.max_steps == 15_000
 
 
 def test_table_is_that_of_the_records():
