@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from few_shot.adaptation import inner_loop, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
+from few_shot.folded import folded_predictor
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 
@@ -21,6 +22,8 @@ class LitMAML(LitMetaLearner):
         inner_loop_steps: inner steps in training, 1 or more.
         first_order: whether inner gradients count as constants in the outer gradient (FOMAML).
         inner_optimizer: the rule of an inner step; momentum is 0.9, and adam is made safe to differentiate through.
+        fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
+            model, or off, is vectorised by vmap, to the same result.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class LitMAML(LitMetaLearner):
         inner_loop_steps: int = 5,
         first_order: bool = False,
         inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd",
+        fast_path: bool = True,
         **outer,
     ) -> None:
         super().__init__(model, **outer)
@@ -38,10 +42,13 @@ class LitMAML(LitMetaLearner):
         self.inner_loop_steps = at_least(1, inner_loop_steps, "inner_loop_steps")
         self.first_order = first_order
         self.inner_optimizer = INNER_OPTIMIZERS[inner_optimizer]
+        self.fast_path = fast_path
 
     def predict(self, fast_weights: Weights, x: Tensor) -> Tensor:
         """Predictions ``[T, n, out]`` of T tasks' models for ``x`` ``[T, n, ...]``."""
-        return predictor(self.model)(fast_weights, x)
+        predict = folded_predictor(self.model) if self.fast_path else None
+        predictions = (predict or predictor(self.model))(fast_weights, x)
+        return predictions.to(next(iter(fast_weights.values())).dtype)  # losses are exact, autocast or not
 
     def adapted_weights(self) -> Weights:
         """The parameters that the inner loop adapts: here all that are trained."""
@@ -77,6 +84,6 @@ class LitMAML(LitMetaLearner):
                 if self.transductive:
                     predictions = self.predict(fast_weights, batch.query_x)
                 else:
-                    predictions = predict_apart(self.predict, fast_weights, batch.support_x, batch.query_x)
+                    predictions = predict_apart(predictor(self.model), fast_weights, batch.support_x, batch.query_x)
                 scores.append(self.scores(predictions, batch.query_y))
         return scores

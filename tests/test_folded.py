@@ -1,0 +1,165 @@
+"""The fast path against the plain loop and against vmap, its derivatives, and when it is taken."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from oracles import flat_gradient, meta_gradient, relative_error
+from torch import nn
+
+from few_shot.adaptation import predictor, stack
+from few_shot.episodes import EpisodeBatch
+from few_shot.folded import Convolve, Moments, folded_predictor
+from few_shot.lit_models import LitANIL, LitBOIL, LitMAML
+from few_shot.models import Conv4, ResNet12, SinusoidMLP
+
+STEPS, RATE = 2, 0.1
+IMAGE = (3, 18, 21)  # neither size is a multiple of 16, so that pooling leaves rows and columns over
+
+
+class Small(nn.Module):
+    """A chain that Conv4 is not: pooling without norm, no biases, batch norm without pooling, two linear layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 4, 3, padding=1, dilation=1, bias=False), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(4, 6, (3, 1), stride=(2, 1)), nn.BatchNorm2d(6, track_running_stats=False)),
+            *(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5, bias=False), nn.ReLU()),
+        )
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+
+CHAINS = {
+    "max-pool": lambda: Conv4(IMAGE, 3, width=5),
+    "stride": lambda: Conv4(IMAGE, 3, width=5, downsample="stride"),
+    "no norm": lambda: Conv4(IMAGE, 3, width=5, norm="none"),
+    "small": Small,
+    "MLP": lambda: SinusoidMLP(IMAGE, 3, width=7),
+}
+
+
+@pytest.fixture(autouse=True)
+def _float64(float64):
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch():
+    x = [torch.rand(2, n, *IMAGE) for n in (6, 9)]
+    x[0][0, 0] = 0  # an image without any feature: every window a tie
+    y = [torch.arange(3).repeat(2, n) for n in (2, 3)]
+    return EpisodeBatch(x[0], y[0], x[1], y[1], torch.arange(2))
+
+
+def chain(kind):
+    """A model whose parameters are all away from zero, among them norm scales of either sign."""
+    model = CHAINS[kind]()
+    for p in model.parameters():
+        if p.dim() == 1:
+            nn.init.normal_(p)
+    return model
+
+
+@pytest.mark.parametrize("first_order", [False, True], ids=["second-order", "first-order"])
+@pytest.mark.parametrize("kind", CHAINS)
+def test_equals_the_plain_loop(kind, first_order, batch):
+    model = chain(kind)
+    assert folded_predictor(model) is not None
+    lit_model = LitMAML(model, inner_lr=RATE, inner_loop_steps=STEPS, first_order=first_order)
+    gradient = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
+    oracle = meta_gradient(model, F.cross_entropy, batch, STEPS, RATE, first_order)
+    assert relative_error(gradient, oracle) < 1e-10
+
+
+@pytest.mark.parametrize("algorithm", [LitANIL, LitBOIL])
+def test_parameters_that_do_not_adapt(algorithm, batch):
+    """They are shared by all tasks, and get their gradient through all of them."""
+    model = chain("max-pool")
+    lit_model = algorithm(model, inner_lr=RATE, inner_loop_steps=STEPS)
+    gradient = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
+    oracle = meta_gradient(
+        model, F.cross_entropy, batch, STEPS, RATE, adapted=list(lit_model.adapted_weights()), first_order=False
+    )
+    assert relative_error(gradient, oracle) < 1e-10
+
+
+@pytest.mark.parametrize("kind", CHAINS)
+def test_predicts_as_vmap_does(kind, batch):
+    model = chain(kind)
+    weights = {name: w + 0.1 * torch.randn_like(w) for name, w in stack(dict(model.named_parameters()), 2).items()}
+    torch.testing.assert_close(
+        folded_predictor(model)(weights, batch.query_x), predictor(model)(weights, batch.query_x), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_fast_path_off_takes_vmap(batch, monkeypatch):
+    monkeypatch.setattr("few_shot.lit_models.lit_maml.folded_predictor", lambda model: pytest.fail("folded"))
+    LitMAML(chain("stride"), fast_path=False).outer_scores(batch)
+    with pytest.raises(pytest.fail.Exception):
+        LitMAML(chain("stride")).outer_scores(batch)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(3 * 18 * 21, 3))
+
+    def forward(self, x):
+        return self.head(self.conv(x) + x)
+
+
+class Undecided(nn.Module):
+    """Its forward pass cannot be known without the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(x) if x.sum() > 0 else self.head(-x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Residual(),
+        Undecided(),
+        ResNet12(IMAGE, 3, width=3),
+        Conv4(IMAGE, 3, width=8, norm="group"),
+        Conv4(IMAGE, 3, width=5, dropout=0.1),
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.Flatten(), nn.Linear(4 * 18 * 21, 3)),
+        nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.Flatten(), nn.Linear(6 * 16 * 19, 3)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3), nn.Flatten(), nn.Linear(4 * 5 * 6, 3)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 16 * 19, 3)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_other_models_have_no_fast_path(model):
+    assert folded_predictor(model) is None
+
+
+def test_second_derivatives():
+    x, filters = torch.randn(2, 4, 6, 7, requires_grad=True), torch.randn(6, 2, 3, 3, requires_grad=True)
+    for geometry in (((1, 1), (1, 1), (1, 1), 2), ((2, 1), (0, 1), (1, 2), 2)):
+        assert torch.autograd.gradgradcheck(lambda x, w, g=geometry: Convolve.apply(x, w, g), (x, filters))
+    assert torch.autograd.gradcheck(Moments.apply, x)
+    assert torch.autograd.gradgradcheck(Moments.apply, x)
+
+
+def test_autocast_computes_convolutions_in_low_precision(batch):
+    """Its gradient points the same way, and its weights and losses stay in float32."""
+    torch.set_default_dtype(torch.float32)
+    batch = batch._replace(support_x=batch.support_x.float(), query_x=batch.query_x.float())
+    model = chain("stride").float()
+    lit_model = LitMAML(model, inner_lr=RATE, inner_loop_steps=STEPS)
+    exact = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = lit_model.outer_scores(batch)
+    rough = flat_gradient(scores.loss.mean(), model)
+    assert scores.loss.dtype == rough.dtype == torch.float32
+    assert 1e-5 < relative_error(rough, exact) < 0.3
