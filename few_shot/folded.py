@@ -5,48 +5,34 @@ written with fewer and larger operations: T tasks' convolutions are one grouped 
 over T·C channels is exactly each task's own batch norm, and T linear layers are one batched matrix product. On the CPU
 maps lie in memory as ``[n, H, W, T*C]`` (channels last), so that every kernel works on neighbouring channels at once.
 
-Four rewrites, each exact, make it faster than the sum of its layers:
+Three rewrites, each exact, make it faster than the sum of its layers:
 
 - Max-pooling and ReLU commute with every increasing function, so convolution, norm, ReLU, pooling is computed as
   convolution, pooling, norm, ReLU, with the statistics of the unpooled maps: the norm has a quarter of the work. Where
   a norm's scale is negative, it and the filter are negated, which makes it increasing and changes nothing else.
 - A convolution's bias in front of batch norm is left out, for the norm subtracts it again with the mean.
-- Batch norm is one multiplication and one addition per element, x·scale + shift (:class:`Moments` gives both).
-- :class:`Convolve` differentiates twice through three ordinary convolution kernels.
+- Batch norm is x·scale + shift, one operation, once the moments are known.
 """
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.autograd import Function
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from few_shot.adaptation import Predict
 from few_shot.inner_optimizers import Weights
 
 #: (every parameter [T, ...], activations) -> activations
 Layer = Callable[[Weights, Tensor], Tensor]
-#: stride, padding, dilation, groups
-Geometry = tuple[Any, Any, Any, int]
 
 KNOWN = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Identity)
 
 
-#: What each model was found to be.
-_assembled: WeakKeyDictionary[nn.Module, list[Layer] | None] = WeakKeyDictionary()
-
-
-def folded_predictor(model: nn.Module) -> Predict | None:
-    """What :func:`few_shot.adaptation.predictor` returns, faster; None unless the model is a chain of known layers."""
-    if model not in _assembled:
-        _assembled[model] = _assemble(_chain(model))
-    layers = _assembled[model]
-    if layers is None:
-        return None
+def folded_predictor(model: nn.Module, layers: list[Layer]) -> Predict:
+    """What :func:`few_shot.adaptation.predictor` returns, from the layers that :func:`assemble` found."""
 
     def predict(weights: Weights, x: Tensor) -> Tensor:
         shared = {n: p.expand(len(x), *p.shape) for n, p in model.named_parameters() if n not in weights}
@@ -80,12 +66,12 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return chain if last.args == (before,) else []
 
 
-def _assemble(chain: list[tuple[str, nn.Module]]) -> list[Layer] | None:
-    """The chain as operations on all tasks; None if a layer is used in a way that has none.
+def assemble(model: nn.Module) -> list[Layer] | None:
+    """The model as operations on all tasks at once; None unless it is a chain of layers that have one.
 
     Features are ``[T, n, f]``; maps are ``[n, T*C, H, W]``.
     """
-    chain = [(name, module) for name, module in chain if not isinstance(module, nn.Identity)]
+    chain = [(name, module) for name, module in _chain(model) if not isinstance(module, nn.Identity)]
     layers: list[Layer] = []
     are_maps = False
     while chain:
@@ -157,17 +143,16 @@ def _convolution(name: str, conv: nn.Conv2d, norm: tuple[str, nn.Module] | None,
         geometry = (conv.stride, conv.padding, conv.dilation, len(filters))
         filters = filters.flatten(0, 1)
         if norm is None:
-            x = convolve(x, filters, geometry)
-            if conv.bias is not None:
-                x = x + weights[f"{name}.bias"].flatten()[:, None, None]
+            bias = None if conv.bias is None else weights[f"{name}.bias"].flatten()
+            x = F.conv2d(x, filters, bias, *geometry)
             x = F.max_pool2d(x, 2) if pool else x
         else:
             scale, shift = (weights[f"{norm[0]}.{p}"].flatten() for p in ("weight", "bias"))
             if pool:
                 sign = 1 - 2 * (scale.detach() < 0).to(scale)
                 filters, scale = filters * sign[:, None, None, None], scale * sign
-            x = convolve(x, filters, geometry)
-            mean, var = Moments.apply(x)
+            x = F.conv2d(x, filters, None, *geometry).to(scale.dtype)  # statistics are exact, autocast or not
+            mean, var = moments(x)
             scale = scale * torch.rsqrt(var + norm[1].eps)
             shift = shift - mean * scale
             x = F.max_pool2d(x, 2) if pool else x
@@ -177,15 +162,20 @@ def _convolution(name: str, conv: nn.Conv2d, norm: tuple[str, nn.Module] | None,
     return convolution
 
 
-class Moments(Function):
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each channel's mean and variance, ``[C]`` each, of ``[n, C, H, W]``."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        return Moments.apply(x)
+    var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    return mean, var
+
+
+class Moments(Function):
+    """What ``torch.var_mean`` gives, many times as fast on the CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.device.type == "cpu":  # the same numbers, and many times as fast as var_mean there
-            mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-        else:
-            var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
         ctx.save_for_backward(x, mean)
         return mean, var
 
@@ -196,79 +186,3 @@ class Moments(Function):
         slope = 2 / samples * by_var
         constant = by_mean / samples - slope * mean
         return torch.addcmul(constant[:, None, None], x, slope[:, None, None])
-
-
-def convolve(x: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
-    """A convolution, in autocast's number format where that is on."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return Convolve.apply(x, filters, geometry)
-    low = torch.get_autocast_dtype(device)
-    return Convolve.apply(x.to(low), filters.to(low), geometry).to(filters.dtype)
-
-
-class Convolve(Function):
-    """A convolution whose derivatives of every order are ordinary convolution kernels.
-
-    A convolution is linear in its input and in its filters, and so are its two derivatives in what they take; the
-    derivatives of the three are the three themselves. (PyTorch's own second derivative with respect to the filters
-    convolves with the gradient's map as a filter, as large as the image.)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(x, filters)
-        ctx.geometry = geometry
-        return F.conv2d(x, filters, None, *geometry)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
-        x, filters = ctx.saved_tensors
-        by_x, by_filters, _ = ctx.needs_input_grad
-        return (
-            ConvolveInput.apply(g, filters, x.shape, ctx.geometry) if by_x else None,
-            ConvolveFilters.apply(g, x, filters.shape, ctx.geometry) if by_filters else None,
-            None,
-        )
-
-
-class ConvolveInput(Function):
-    """The gradient with respect to a convolution's input: linear in the gradient ``g`` and in the filters."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, filters: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(g, filters)
-        ctx.geometry = geometry
-        return conv2d_input(shape, filters, g, *geometry)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:  # type: ignore[override]
-        g, filters = ctx.saved_tensors
-        by_g, by_filters, *_ = ctx.needs_input_grad
-        return (
-            Convolve.apply(v, filters, ctx.geometry) if by_g else None,
-            ConvolveFilters.apply(g, v, filters.shape, ctx.geometry) if by_filters else None,
-            None,
-            None,
-        )
-
-
-class ConvolveFilters(Function):
-    """The gradient with respect to a convolution's filters: linear in the gradient ``g`` and in the input."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(g, x)
-        ctx.geometry = geometry
-        return conv2d_weight(x, shape, g, *geometry)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:  # type: ignore[override]
-        g, x = ctx.saved_tensors
-        by_g, by_x, *_ = ctx.needs_input_grad
-        return (
-            Convolve.apply(x, v, ctx.geometry) if by_g else None,
-            ConvolveInput.apply(g, v, x.shape, ctx.geometry) if by_x else None,
-            None,
-            None,
-        )

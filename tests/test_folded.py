@@ -1,5 +1,8 @@
 """The fast path against the plain loop and against vmap, its derivatives, and when it is taken."""
 
+import functools
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,7 @@ from torch import nn
 
 from few_shot.adaptation import predictor, stack
 from few_shot.episodes import EpisodeBatch
-from few_shot.folded import Convolve, Moments, folded_predictor
+from few_shot.folded import assemble, folded_predictor, moments
 from few_shot.lit_models import LitANIL, LitBOIL, LitMAML
 from few_shot.models import Conv4, ResNet12, SinusoidMLP
 
@@ -67,7 +70,7 @@ def chain(kind):
 @pytest.mark.parametrize("kind", CHAINS)
 def test_equals_the_plain_loop(kind, first_order, batch):
     model = chain(kind)
-    assert folded_predictor(model) is not None
+    assert assemble(model) is not None
     lit_model = LitMAML(model, inner_lr=RATE, inner_loop_steps=STEPS, first_order=first_order)
     gradient = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
     oracle = meta_gradient(model, F.cross_entropy, batch, STEPS, RATE, first_order)
@@ -90,13 +93,12 @@ def test_parameters_that_do_not_adapt(algorithm, batch):
 def test_predicts_as_vmap_does(kind, batch):
     model = chain(kind)
     weights = {name: w + 0.1 * torch.randn_like(w) for name, w in stack(dict(model.named_parameters()), 2).items()}
-    torch.testing.assert_close(
-        folded_predictor(model)(weights, batch.query_x), predictor(model)(weights, batch.query_x), rtol=1e-9, atol=1e-9
-    )
+    folded = folded_predictor(model, assemble(model))(weights, batch.query_x)
+    torch.testing.assert_close(folded, predictor(model)(weights, batch.query_x), rtol=1e-9, atol=1e-9)
 
 
 def test_fast_path_off_takes_vmap(batch, monkeypatch):
-    monkeypatch.setattr("few_shot.lit_models.lit_maml.folded_predictor", lambda model: pytest.fail("folded"))
+    monkeypatch.setattr("few_shot.lit_models.lit_maml.folded_predictor", lambda *_: pytest.fail("folded"))
     LitMAML(chain("stride"), fast_path=False).outer_scores(batch)
     with pytest.raises(pytest.fail.Exception):
         LitMAML(chain("stride")).outer_scores(batch)
@@ -140,15 +142,27 @@ class Undecided(nn.Module):
     ids=lambda model: type(model).__name__,
 )
 def test_other_models_have_no_fast_path(model):
-    assert folded_predictor(model) is None
+    assert assemble(model) is None
 
 
-def test_second_derivatives():
-    x, filters = torch.randn(2, 4, 6, 7, requires_grad=True), torch.randn(6, 2, 3, 3, requires_grad=True)
-    for geometry in (((1, 1), (1, 1), (1, 1), 2), ((2, 1), (0, 1), (1, 2), 2)):
-        assert torch.autograd.gradgradcheck(lambda x, w, g=geometry: Convolve.apply(x, w, g), (x, filters))
-    assert torch.autograd.gradcheck(Moments.apply, x)
-    assert torch.autograd.gradgradcheck(Moments.apply, x)
+def test_derivatives_of_moments():
+    x = torch.randn(2, 4, 6, 7, requires_grad=True)
+    assert torch.autograd.gradcheck(moments, x)
+    assert torch.autograd.gradgradcheck(moments, x)
+
+
+@pytest.mark.parametrize("kind", ["max-pool", "stride", "MLP"])
+def test_compiles_to_the_same_gradient(kind, batch, monkeypatch):
+    """torch.compile drops what it cannot differentiate twice without a word; its tracing is tried, not its C++."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    model = chain(kind)
+    lit_model = LitMAML(model, inner_lr=RATE, inner_loop_steps=STEPS)
+    plain = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
+    lit_model.compile_outer_step()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="--compile")  # what it says when it falls back
+        compiled = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
+    assert relative_error(compiled, plain) < 1e-10
 
 
 def test_autocast_computes_convolutions_in_low_precision(batch):

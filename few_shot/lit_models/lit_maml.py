@@ -1,6 +1,7 @@
 """Model-agnostic meta-learning (Finn, Abbeel & Levine 2017, https://arxiv.org/abs/1703.03400)."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from few_shot.adaptation import inner_loop, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
-from few_shot.folded import folded_predictor
+from few_shot.folded import Layer, assemble, folded_predictor
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 
@@ -44,10 +45,22 @@ class LitMAML(LitMetaLearner):
         self.inner_optimizer = INNER_OPTIMIZERS[inner_optimizer]
         self.fast_path = fast_path
 
+    def compile_outer_step(self) -> None:
+        _ = self.folded_layers  # found now, for the search cannot be compiled
+        super().compile_outer_step()
+
+    @cached_property
+    def folded_layers(self) -> list[Layer] | None:
+        """The model's fast path, if it has one."""
+        return assemble(self.model) if self.fast_path else None
+
     def predict(self, fast_weights: Weights, x: Tensor) -> Tensor:
         """Predictions ``[T, n, out]`` of T tasks' models for ``x`` ``[T, n, ...]``."""
-        predict = folded_predictor(self.model) if self.fast_path else None
-        predictions = (predict or predictor(self.model))(fast_weights, x)
+        if self.folded_layers is None:
+            predict = predictor(self.model)
+        else:
+            predict = folded_predictor(self.model, self.folded_layers)
+        predictions = predict(fast_weights, x)
         return predictions.to(next(iter(fast_weights.values())).dtype)  # losses are exact, autocast or not
 
     def adapted_weights(self) -> Weights:
