@@ -14,6 +14,7 @@ gradient of the *sum* of the losses holds every task's own gradient, and plain a
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from inspect import signature
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,18 @@ def predictor(model: nn.Module) -> Predict:
 
 
 def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
-    """A loss that means over one task's samples, as a function of T tasks at once."""
-    return vmap(loss, randomness="different")
+    """A loss that means over one task's samples, as a function of T tasks at once.
+
+    One that can be asked not to reduce, as those of torch.nn.functional can, is asked once for the samples of all tasks.
+    """
+    if getattr(F, loss.__name__, None) is not loss or "reduction" not in signature(loss).parameters:
+        return vmap(loss, randomness="different")
+
+    def losses(predictions: Tensor, targets: Tensor) -> Tensor:
+        each = loss(predictions.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+        return each.unflatten(0, predictions.shape[:2]).flatten(1).mean(1)
+
+    return losses
 
 
 def head_name(model: nn.Module) -> str:

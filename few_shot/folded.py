@@ -81,7 +81,9 @@ def assemble(model: nn.Module) -> list[Layer] | None:
                 if not layers:
                     layers.append(_fold)
                 are_maps = True
-                norm = chain.pop(0) if chain and _is_batch_norm(chain[0][1]) else None
+                norm = None
+                if chain and isinstance(bn := chain[0][1], nn.BatchNorm2d) and bn.affine and bn.running_mean is None:
+                    norm = (chain.pop(0)[0], bn.eps)
                 relu = chain.pop(0) if chain and isinstance(chain[0][1], nn.ReLU) else None
                 pool = chain.pop(0) if relu and chain and _is_halving(chain[0][1]) else None
                 layers.append(_convolution(name, module, norm, relu is not None, pool is not None))
@@ -97,10 +99,6 @@ def assemble(model: nn.Module) -> list[Layer] | None:
             case _:
                 return None
     return layers if layers and not are_maps else None
-
-
-def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d) and module.affine and module.running_mean is None
 
 
 def _is_halving(module: nn.Module) -> bool:
@@ -135,12 +133,13 @@ def _linear(name: str, module: nn.Linear) -> Layer:
     return linear
 
 
-def _convolution(name: str, conv: nn.Conv2d, norm: tuple[str, nn.Module] | None, relu: bool, pool: bool) -> Layer:
-    """Convolution and what follows it in a block."""
+def _convolution(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, relu: bool, pool: bool) -> Layer:
+    """A convolution and what follows it in a block; ``norm`` is a batch norm's name and ε."""
+    settings: tuple[Any, Any, Any] = (conv.stride, conv.padding, conv.dilation)
 
     def convolution(weights: Weights, x: Tensor) -> Tensor:
         filters = weights[f"{name}.weight"]
-        geometry = (conv.stride, conv.padding, conv.dilation, len(filters))
+        geometry = (*settings, len(filters))
         filters = filters.flatten(0, 1)
         if norm is None:
             bias = None if conv.bias is None else weights[f"{name}.bias"].flatten()
@@ -153,7 +152,7 @@ def _convolution(name: str, conv: nn.Conv2d, norm: tuple[str, nn.Module] | None,
                 filters, scale = filters * sign[:, None, None, None], scale * sign
             x = F.conv2d(x, filters, None, *geometry).to(scale.dtype)  # statistics are exact, autocast or not
             mean, var = moments(x)
-            scale = scale * torch.rsqrt(var + norm[1].eps)
+            scale = scale * torch.rsqrt(var + norm[1])
             shift = shift - mean * scale
             x = F.max_pool2d(x, 2) if pool else x
             x = torch.addcmul(shift[:, None, None], x, scale[:, None, None])

@@ -22,7 +22,14 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-3
 
 def sgd(weights: Weights, gradients: Weights, rates: Rates, state: None) -> tuple[Weights, None]:
     """w - α g (Finn et al. 2017, equation 1)."""
-    return {name: w - rates[name] * gradients[name] for name, w in weights.items()}, None
+    return {name: _descend(w, gradients[name], rates[name]) for name, w in weights.items()}, None
+
+
+def _descend(weight: Tensor, direction: Tensor, rate: float | Tensor) -> Tensor:
+    """weight - rate · direction, in one operation."""
+    if isinstance(rate, Tensor):
+        return torch.addcmul(weight, direction, rate, value=-1)
+    return torch.add(weight, direction, alpha=-rate)
 
 
 def momentum(weights: Weights, gradients: Weights, rates: Rates, state: Weights | None) -> tuple[Weights, Weights]:
