@@ -98,6 +98,10 @@ def table(summary: dict[str, Any]) -> str:
         named = ", ".join(map(str, summary["diverged_episodes"][:10])) + (" …" if summary["diverged"] > 10 else "")
         counted = "counted as 0" if accuracy else "left out of the mean"
         lines.append(f"{summary['diverged']} of {summary['episodes']} episodes diverged ({counted}): {named}")
+    if "ensemble" in summary:
+        of = summary["ensemble"]
+        lost = f" ({of['diverged']} episodes diverged)" if of["diverged"] else ""
+        lines.append(f"ensemble of {of['members']}: {number(of['mean'])} ± {number(of['ci95'])}{unit}{lost}")
     if not summary["transductive"]:
         lines.append("non-transductive: batch norm by the support set's statistics")
     return "\n".join(lines)

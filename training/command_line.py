@@ -62,6 +62,8 @@ class RunOptions:
         limit_val_batches: batches of episodes in a validation, at most; 0 for no validation.
         limit_test_batches: batches of episodes in the test, at most; 0 for no test.
         log_every_n_steps: outer updates between two logged training losses; None for 50, or fewer in a short run.
+        ensemble: keep this many checkpoints, the best by validation, and test their ensemble too (bare: 5); 0 for the
+            best alone.
         stop_early: stop when this many validations in a row bring nothing better (bare: 5); 0 never stops early.
         deterministic: whether to use deterministic algorithms only.
         compile: whether to compile the meta-training step (first step slower, the others faster).
@@ -86,6 +88,7 @@ class RunOptions:
     limit_val_batches: int | None = None
     limit_test_batches: int | None = None
     log_every_n_steps: int | None = None
+    ensemble: int = 0
     stop_early: int = 0
     deterministic: bool = False
     compile: bool = False
@@ -104,10 +107,14 @@ class RunOptions:
             raise BadInput(f"--strategy={self.strategy} is unknown: Lightning knows ddp and others by name.")
         if self.seed >= 2**32:
             raise BadInput(f"--seed={self.seed} is too large: seeds are below 2**32.")
-        for name in ("limit_val_batches", "limit_test_batches", "stop_early", "seed"):
+        for name in ("limit_val_batches", "limit_test_batches", "ensemble", "stop_early", "seed"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise BadInput(f"--{name}={value} must not be negative.")
+        if self.ensemble and self.limit_val_batches == 0:
+            raise BadInput(
+                f"--ensemble={self.ensemble} is of the best by validation, and --limit_val_batches=0 is none."
+            )
 
 
 @dataclass
@@ -376,7 +383,7 @@ def _add_arguments(
 
 def _accept_bare_flags(parser: jsonargparse.ArgumentParser) -> None:
     """Let ``--wandb`` mean ``--wandb=true``, and ``--stop_early`` a usual patience."""
-    usual = {"stop_early": 5, "track_grad_norm": 2.0}
+    usual = {"ensemble": 5, "stop_early": 5, "track_grad_norm": 2.0}
     for action in parser._actions:
         if getattr(action, "_typehint", None) is bool or action.dest in usual:
             action.nargs, action.const = "?", usual.get(action.dest, True)

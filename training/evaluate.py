@@ -12,13 +12,13 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.command_line import clear_errors, parse
-from training.record import load_weights, make_folder, report
+from training.record import ensemble_of, load_weights, make_folder, test
 from training.trainer import build_trainer, set_up_process
 
 
 @dataclass
 class EvaluationOptions:
-    """What to evaluate.
+    """What to evaluate. An ensemble is of the best checkpoints that lie beside the one that is named.
 
     Args:
         checkpoint: the checkpoint; its run's settings hold unless a flag says otherwise.
@@ -41,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             options.limit_test_batches = None
         set_up_process(options)
         data, lit_model = experiment.build(test_split=experiment.extra["split"])
-        load_weights(lit_model, experiment.extra["checkpoint"], "checkpoint")
+        trainer = build_trainer(experiment, directory=None, metric=data.metric)
+        trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
+        checkpoint = Path(experiment.extra["checkpoint"])
+        load_weights(lit_model, str(checkpoint), "checkpoint")
+        members = ensemble_of(checkpoint.parent, options.ensemble, data.metric) if options.ensemble else []
         output = None if experiment.extra["output_dir"] is None else Path(experiment.extra["output_dir"])
         if output is not None:
             make_folder(output, "output_dir")
-        trainer = build_trainer(experiment, directory=None, metric=data.metric)
-        trainer.test(lit_model, datamodule=data, verbose=False)
-        return report(lit_model, data, output)
+        return test(trainer, lit_model, data, members=members, directory=output)
 
 
 if __name__ == "__main__":

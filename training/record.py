@@ -6,13 +6,14 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
@@ -121,15 +122,68 @@ def load_weights(lit_model: LightningModule, path: str, flag: str) -> None:
         ) from error
 
 
-def report(lit_model: Any, data: Any, directory: Path | None = None) -> dict[str, Any]:
-    """Print the test result, write it to ``directory``, and return it."""
-    results = lit_model.results
-    summary = summarize(results, lit_model.metric, data.eval_seed, lit_model.transductive)
+def ranked(scores: Mapping[str, Any], folder: Path, mode: str) -> list[tuple[str, Any]]:
+    """The checkpoints that lie in ``folder``, wherever they lay when they were scored, and their scores, best first."""
+    here = {folder / Path(path).name: score for path, score in scores.items()}
+    found = [(str(path), score) for path, score in here.items() if path.is_file()]
+    return sorted(found, key=lambda item: float(item[1]), reverse=mode == "max")
+
+
+def ensemble_of(folder: Path, most: int, metric: str) -> list[dict[str, Any]]:
+    """The weights of a run's best checkpoints by validation, best first: ``most`` of them, or as many as there are.
+
+    Raises:
+        BadInput: there are none.
+    """
+    scores: dict[str, Any] = {}
+    if (folder / "last.ckpt").is_file():
+        callbacks = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)["callbacks"]
+        for state in callbacks.values():
+            scores |= state.get("best_k_models", {})
+    paths = [path for path, _ in ranked(scores, folder, "max" if metric == "accuracy" else "min")[:most]]
+    if not paths:
+        raise BadInput(
+            f"--ensemble={most} finds no validated checkpoints of a run, with its last.ckpt, in {folder}: "
+            "--ensemble=0 tests one model alone."
+        )
+    if len(paths) < most:
+        print_once(f"--ensemble={most}: the run kept {len(paths)} validated checkpoints, and the ensemble is of those.")
+    return [torch.load(path, map_location="cpu", weights_only=True)["state_dict"] for path in paths]
+
+
+def test(
+    trainer: Trainer,
+    lit_model: Any,
+    data: Any,
+    checkpoint: str | None = None,
+    members: Sequence[dict[str, Any]] = (),
+    directory: Path | None = None,
+) -> dict[str, Any]:
+    """Test a model and, on the same episodes, an ensemble; print the result, write it to ``directory``, return it.
+
+    Args:
+        checkpoint: the weights to test; None for those that the model has.
+        members: weights of an ensemble; none for no ensemble.
+    """
+
+    def summary() -> dict[str, Any]:
+        return summarize(lit_model.results, lit_model.metric, data.eval_seed, lit_model.transductive)
+
+    trainer.test(lit_model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    results, found = {"test": lit_model.results}, summary()
+    if members:
+        own = {name: value.clone() for name, value in lit_model.state_dict().items()}
+        lit_model.members = list(members)
+        trainer.test(lit_model, datamodule=data, verbose=False)
+        lit_model.members = []
+        lit_model.load_state_dict(own)
+        results["ensemble"], found["ensemble"] = lit_model.results, {"members": len(members)} | summary()
     if directory is not None and is_first_process():
-        (directory / "test_metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
-        write_episodes(results, lit_model.metric, directory / "test_episodes.csv")
-    print_once(f"\n{table(summary)}\n")
-    return summary
+        (directory / "test_metrics.json").write_text(json.dumps(found, indent=2) + "\n")
+        for name, episodes in results.items():
+            write_episodes(episodes, lit_model.metric, directory / f"{name}_episodes.csv")
+    print_once(f"\n{table(found)}\n")
+    return found
 
 
 @rank_zero_only

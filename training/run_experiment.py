@@ -18,7 +18,16 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from few_shot.errors import BadInput
 from training import visualize
 from training.command_line import Experiment, clear_errors, parse
-from training.record import VERSION_VARIABLE, load_weights, print_once, record, record_cost, report, run_directory
+from training.record import (
+    VERSION_VARIABLE,
+    ensemble_of,
+    load_weights,
+    print_once,
+    record,
+    record_cost,
+    run_directory,
+    test,
+)
 from training.trainer import build_trainer, device_name, set_up_process
 
 
@@ -36,8 +45,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     if options.fast_dev_run:
         trainer = build_trainer(experiment, Path(options.log_dir), data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
-        trainer.test(lit_model, datamodule=data, verbose=False)
-        return report(lit_model, data)
+        return test(trainer, lit_model, data)
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from["outer_optimizer"] != lit_model.outer_optimizer:
@@ -57,9 +65,9 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         summary = None
         if options.limit_test_batches != 0:
             started = time.perf_counter()
-            trainer.test(lit_model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+            members = ensemble_of(directory / "checkpoints", options.ensemble, data.metric) if options.ensemble else []
+            summary = test(trainer, lit_model, data, best, members, directory)
             record_cost(directory, trainer.global_step, test=time.perf_counter() - started)
-            summary = report(lit_model, data, directory)
         draw(lit_model, data, trainer, directory)
         print_once(f"Everything about this run is in {directory}")
         return summary

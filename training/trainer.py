@@ -20,7 +20,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from few_shot.errors import BadInput
 from training.command_line import Experiment, RunOptions
-from training.record import print_once, record_cost
+from training.record import print_once, ranked, record_cost
 
 
 class Progress(TQDMProgressBar):
@@ -63,23 +63,21 @@ class EndlessEpoch(Callback):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint callback that finds its files again where the run's folder was moved."""
+    """A checkpoint callback that finds its files again where the run's folder was moved.
+
+    It also keeps count where a resumed run keeps more or fewer of the best than before, which Lightning does not.
+    """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        here = {path: f"{self.dirpath}/{Path(path).name}" for path in self._paths(state_dict)}
-        here = {path: new for path, new in here.items() if Path(new).exists()}
-        state_dict = state_dict | {"dirpath": self.dirpath}
-        state_dict["best_k_models"] = {here[p]: v for p, v in state_dict["best_k_models"].items() if p in here}
-        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            state_dict[name] = here.get(state_dict[name], "")
-        if not state_dict["best_model_path"]:
-            state_dict["best_model_score"] = None
+        best = ranked(state_dict["best_k_models"], Path(str(self.dirpath)), self.mode)[: self.save_top_k]
+        state_dict = state_dict | {"dirpath": self.dirpath, "best_k_models": dict(best)}
+        for name in ("best_model_path", "last_model_path"):
+            path = Path(str(self.dirpath)) / Path(state_dict[name]).name
+            state_dict[name] = str(path) if path.is_file() else ""
+        if self.monitor is not None:
+            state_dict["best_model_path"], state_dict["best_model_score"] = best[0] if best else ("", None)
+            state_dict["kth_best_model_path"], state_dict["kth_value"] = best[-1] if best else ("", None)
         super().load_state_dict(state_dict)
-
-    @staticmethod
-    def _paths(state_dict: dict[str, Any]) -> list[str]:
-        named = [state_dict[name] for name in ("best_model_path", "kth_best_model_path", "last_model_path")]
-        return [path for path in [*named, *state_dict["best_k_models"]] if path]
 
 
 class Cost(Callback):
@@ -125,7 +123,8 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
     callbacks: list[Callback] = [EndlessEpoch(), Progress()]
     if directory is not None and not quick:
         place: dict[str, Any] = {"dirpath": directory / "checkpoints", "save_on_train_epoch_end": False}
-        callbacks.append(RunCheckpoint(filename="best-{step}", monitor=monitor, mode=mode, **place))
+        keep = max(1, options.ensemble)
+        callbacks.append(RunCheckpoint(filename="best-{step}", monitor=monitor, mode=mode, save_top_k=keep, **place))
         # Not save_last=True, which leaves last.ckpt alone when a validation brings nothing better.
         every = options.val_check_interval if options.limit_val_batches == 0 else None
         callbacks.append(

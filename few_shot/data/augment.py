@@ -5,22 +5,30 @@ from torch import Tensor
 
 from few_shot.episodes import AUGMENT_STREAM, uniform
 
+#: The weights of red, green and blue in a grey value (ITU-R 601, as in torchvision).
+LUMA = (0.2989, 0.587, 0.114)
+#: Brightness, contrast and saturation are scaled by 1 ± this.
+JITTER = 0.4
 
-def crop_and_flip(images: tuple[Tensor, ...], seed: int, index: Tensor) -> tuple[Tensor, ...]:
-    """Shift every image by up to a tenth of its size (reflecting the border) and mirror every other one, at random.
 
-    Like the episode itself, its augmentation is a pure function of the seed and the episode's index.
+def augment(images: tuple[Tensor, ...], seed: int, index: Tensor) -> tuple[Tensor, ...]:
+    """Shift every image by up to a tenth of its size (reflecting the border), mirror it or not, and jitter its colours.
+
+    Every image has its own draws, support and query alike, so that an image that comes again, in this task or in
+    another, is another one; a change that a task's images share would hardly make its classes harder to tell apart,
+    and batch norm would undo most of it. Like the episode itself, its augmentation is a pure function of the seed and
+    the episode's index.
 
     Args:
-        images: tensors ``[T, n, C, H, W]`` of the same T episodes.
+        images: tensors ``[T, n, C, H, W]`` in [0, 1], of the same T episodes.
         seed: the seed of the training episodes.
         index: the episodes' numbers, ``[T]``.
     """
     total = sum(x.shape[1] for x in images)
-    draws = torch.from_numpy(uniform(seed, "train", index.cpu().numpy(), AUGMENT_STREAM, 3 * total))
-    draws = draws.reshape(len(index), total, 3).to(index.device)
+    draws = torch.from_numpy(uniform(seed, "train", index.cpu().numpy(), AUGMENT_STREAM, 6 * total))
+    draws = draws.reshape(len(index), total, 6).to(index.device)
     return tuple(
-        _crop_and_flip(x.flatten(0, 1), d.flatten(0, 1)).reshape(x.shape)
+        _jitter(_crop_and_flip(x.flatten(0, 1), d[..., :3].flatten(0, 1)), d[..., 3:].flatten(0, 1)).reshape(x.shape)
         for x, d in zip(images, draws.split([x.shape[1] for x in images], dim=1), strict=True)
     )
 
@@ -42,3 +50,22 @@ def _shifted(size: int, draw: Tensor) -> Tensor:
     shift = (draw * (2 * reach + 1)).long() - reach
     moved = (torch.arange(size, device=draw.device) + shift[:, None]).abs()
     return torch.where(moved < size, moved, 2 * (size - 1) - moved)
+
+
+def _jitter(x: Tensor, draws: Tensor) -> Tensor:
+    """``x`` ``[B, C, H, W]`` in [0, 1]; ``draws`` ``[B, 3]`` in (0, 1): brightness, contrast, saturation.
+
+    Each, in this order, moves the image from or towards black, its mean grey, its own grey picture, cut off at 0 and 1
+    (as torchvision's ColorJitter, which also draws the order). A picture with one channel has no saturation.
+    """
+    brightness, contrast, saturation = (1 + JITTER * (2 * draws.to(x.dtype) - 1))[:, :, None, None, None].unbind(1)
+    x = (brightness * x).clamp(0, 1)
+    mean = _grey(x).mean((1, 2, 3), keepdim=True)
+    x = (mean + contrast * (x - mean)).clamp(0, 1)
+    grey = _grey(x)
+    return (grey + saturation * (x - grey)).clamp(0, 1)
+
+
+def _grey(x: Tensor) -> Tensor:
+    """``[B, C, H, W]`` to ``[B, 1, H, W]``."""
+    return x if x.shape[1] == 1 else torch.einsum("bchw,c->bhw", x, x.new_tensor(LUMA))[:, None]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from few_shot.data.augment import crop_and_flip
+from few_shot.data.augment import augment
 from few_shot.data.image_store import ImageStore
 from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification
 from few_shot.errors import BadInput, at_least
@@ -148,8 +148,11 @@ class ImageEpisodes(EpisodeDataModule):
         data_dir: folder that holds the data set, in any form named in the README, or that it is downloaded to.
         episode_classes: classes in an episode, N (ways).
         train_episode_classes: classes in a training episode; None for as many as in testing.
-        shuffle_labels: whether a class takes any label in each episode; off, labels follow the classes' order.
-        augment: whether training images are shifted by up to a tenth of their size and mirrored, at random.
+        train_classes: use only so many of the training split's classes, the first in sorted order; None for all.
+        shuffle_labels: whether a class takes any label in each episode; off, labels are in the order of the
+            episode's classes, so that the first class of all, say, is always 0, and one in the middle is not.
+        augment: whether each training image is shifted by up to a tenth of its size, mirrored, and changed in
+            brightness, contrast and saturation by up to 40 percent, at random.
     """
 
     metric = "accuracy"
@@ -160,6 +163,7 @@ class ImageEpisodes(EpisodeDataModule):
         data_dir: str = "data",
         episode_classes: int = 5,
         train_episode_classes: int | None = None,
+        train_classes: int | None = None,
         shuffle_labels: bool = True,
         augment: bool = False,
         num_workers: int = 1,
@@ -170,6 +174,7 @@ class ImageEpisodes(EpisodeDataModule):
         self.episode_classes = at_least(2, episode_classes, "episode_classes")
         train_ways = episode_classes if train_episode_classes is None else train_episode_classes
         self.train_episode_classes = at_least(2, train_ways, "train_episode_classes")
+        self.train_classes = train_classes
         self.shuffle_labels = shuffle_labels
         self.augment = augment
         self.stores: dict[str, ImageStore] = {}
@@ -193,12 +198,16 @@ class ImageEpisodes(EpisodeDataModule):
         """Open the stores.
 
         Raises:
-            BadInput: an episode asks for more classes, or more images of a class, than a split has.
+            BadInput: there are not as many classes to train on as asked for, or an episode asks for more classes, or
+                more images of a class, than a split has.
         """
         new = [s for s in ([self.test_split] if stage == "test" else SPLITS) if s not in self.stores]
         folder = self.build_store() if new else Path()
         for split in new:
-            store = self.stores[split] = self.open_store(folder, split)
+            store = self.open_store(folder, split)
+            if split == "train" and self.train_classes is not None:
+                store = store.first(self.train_classes)
+            self.stores[split] = store
             ways = self.ways(split)
             if ways > len(store.class_names):
                 flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"
@@ -233,10 +242,10 @@ class ImageEpisodes(EpisodeDataModule):
 
     def prepare(self, batch: EpisodeBatch, dtype: torch.dtype, training: bool) -> EpisodeBatch:
         """Scale images to [0, 1]; augment them in training if asked to."""
-        support_x, query_x = batch.support_x, batch.query_x
+        support_x, query_x = batch.support_x.to(dtype) / 255, batch.query_x.to(dtype) / 255
         if training and self.augment:
-            support_x, query_x = crop_and_flip((support_x, query_x), self.seed, batch.index)
-        return batch._replace(support_x=support_x.to(dtype) / 255, query_x=query_x.to(dtype) / 255)
+            support_x, query_x = augment((support_x, query_x), self.seed, batch.index)
+        return batch._replace(support_x=support_x, query_x=query_x)
 
 
 class MetaBatches(Dataset):

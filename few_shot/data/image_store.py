@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,17 @@ class ImageStore:
             ) from error
         sizes = np.asarray(listed["class_sizes"][:classes], dtype=np.int64)
         return cls(folder, split, images, listed["class_names"][:classes], sizes)
+
+    def first(self, classes: int) -> "ImageStore":
+        """The same split, of its first so many classes alone.
+
+        Raises:
+            BadInput: it has fewer.
+        """
+        if not 0 < classes <= len(self.class_names):
+            there = len(self.class_names)
+            raise BadInput(f"--train_classes={classes} must be at least 1 and at most the {there} there are.")
+        return replace(self, class_names=self.class_names[:classes], class_sizes=self.class_sizes[:classes])
 
     def __reduce__(self) -> tuple:
         """A worker process that is spawned opens the file again; pickling the images would copy them."""

@@ -28,7 +28,8 @@ class TaskScores(NamedTuple):
 
 
 class LitMetaLearner(pl.LightningModule):
-    """Manual optimisation of a meta-loss. An algorithm implements :meth:`outer_scores` and :meth:`step_scores`.
+    """Manual optimisation of a meta-loss. An algorithm implements :meth:`outer_scores` and
+    :meth:`step_predictions`.
 
     An algorithm that has no head sized to the episode sets ``fixed_ways`` to False: it may train wider than it tests.
 
@@ -93,6 +94,7 @@ class LitMetaLearner(pl.LightningModule):
         self.log_gradient_histograms = log_gradient_histograms
         self.config: dict[str, Any] | None = None  # the run's resolved flags, kept in its checkpoints
         self.results: EpisodeResults | None = None  # of the last validation or test, over all processes
+        self.members: list[dict[str, Tensor]] = []  # an ensemble's weights: a test is of it while there are any
         self._batches: list[tuple[Tensor, list[int], Tensor, Tensor]] = []
 
     # What an algorithm answers.
@@ -101,8 +103,8 @@ class LitMetaLearner(pl.LightningModule):
         """Each training task's contribution to the outer loss, with its graph."""
         raise NotImplementedError
 
-    def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
-        """Each task's query result after the given numbers of inner steps, without a graph."""
+    def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
+        """Query predictions ``[T, N*Q, out]`` after the given numbers of inner steps; called without a graph."""
         raise NotImplementedError
 
     # The outer loop.
@@ -219,6 +221,21 @@ class LitMetaLearner(pl.LightningModule):
     def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         self._evaluate(batch, list(range(self.test_inner_loop_steps + 1)))
 
+    @torch.no_grad()
+    def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
+        """Each task's query result after the given numbers of inner steps, without a graph.
+
+        An ensemble's is that of the mean of its members' predictions, each of which adapts on its own (Antoniou et al.
+        2019, section 5). Of classes, the mean is of the logits, as in the authors' code, not of probabilities.
+        """
+        if not self.members:
+            return [self.scores(predictions, batch.query_y) for predictions in self.step_predictions(batch, steps)]
+        each = []
+        for weights in self.members:
+            self.load_state_dict(weights)
+            each.append(self.step_predictions(batch, steps))
+        return [self.scores(torch.stack(of_a_step).mean(0), batch.query_y) for of_a_step in zip(*each, strict=True)]
+
     def _evaluate(self, batch: EpisodeBatch, steps: list[int]) -> None:
         scores = self.step_scores(batch, steps)
         loss, metric = (torch.stack([getattr(s, name) for s in scores], dim=1) for name in ("loss", "metric"))
@@ -228,7 +245,7 @@ class LitMetaLearner(pl.LightningModule):
         self._finish_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
-        self._finish_evaluation("test")
+        self._finish_evaluation("ensemble" if self.members else "test")
 
     def _finish_evaluation(self, split: str) -> None:
         here = [

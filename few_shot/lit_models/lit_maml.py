@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import inner_loop, predict_apart, predictor, stack
@@ -89,14 +88,12 @@ class LitMAML(LitMetaLearner):
         *_, fast_weights = self.adapt(batch, self.inner_loop_steps)
         return self.scores(self.predict(fast_weights, batch.query_x), batch.query_y)
 
-    @torch.no_grad()
-    def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
-        scores = []
+    def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
+        found = []
         for step, fast_weights in enumerate(self.adapt(batch, max(steps))):
             if step in steps:
                 if self.transductive:
-                    predictions = self.predict(fast_weights, batch.query_x)
+                    found.append(self.predict(fast_weights, batch.query_x))
                 else:
-                    predictions = predict_apart(predictor(self.model), fast_weights, batch.support_x, batch.query_x)
-                scores.append(self.scores(predictions, batch.query_y))
-        return scores
+                    found.append(predict_apart(predictor(self.model), fast_weights, batch.support_x, batch.query_x))
+        return found

@@ -33,9 +33,8 @@ class LitProtoNet(LitMetaLearner):
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         return self.scores(self.logits(batch, transductive=True), batch.query_y)
 
-    @torch.no_grad()
-    def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
-        return [self.scores(self.logits(batch, self.transductive), batch.query_y)] * len(steps)
+    def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
+        return [self.logits(batch, self.transductive)] * len(steps)
 
     def logits(self, batch: EpisodeBatch, transductive: bool) -> Tensor:
         """Minus the squared distance of each query sample to each prototype, ``[T, N*Q, N]``."""

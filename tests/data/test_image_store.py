@@ -269,6 +269,25 @@ def test_an_episode_holds_the_images_of_its_labels(tmp_path):
         assert len({tuple(x) for x in s + q}) == 18
 
 
+def test_training_episodes_alone_are_augmented(tmp_path):
+    data, plain = make_tiny(tmp_path, augment=True), make_tiny(tmp_path)
+    for split, training, changed in (("train", True, True), ("train", False, False), ("val", False, False)):
+        batches = [d.prepare(d.draw(split, 0, np.arange(3)), torch.float32, training) for d in (data, plain)]
+        assert same(*batches) != changed
+        assert all(batch.query_x.max() <= 1 for batch in batches)
+
+
+def test_train_classes_are_the_first_and_of_training_alone(tmp_path):
+    data = make_tiny(tmp_path, train_classes=4)
+    seen = {s: set(data.draw(s, 0, np.arange(50)).query_x[..., 0, 0, 1].flatten().tolist()) for s in ("train", "test")}
+    assert {split: {chr(c) for c in classes} for split, classes in seen.items()} == {
+        "train": set("abcd"),
+        "test": set("abcde"),
+    }
+    again = pickle.loads(pickle.dumps(data.train_dataloader().dataset))
+    assert same(again[5], data.train_dataloader().dataset[5])
+
+
 def test_any_number_of_workers_draws_the_same_episodes(tmp_path):
     def batches(num_workers):
         data = make_tiny(tmp_path, num_workers=num_workers, test_episodes=10)
@@ -294,6 +313,10 @@ def test_a_spawned_worker_can_unpickle_what_it_draws_from(tmp_path):
     ("kwargs", "message"),
     [
         ({"episode_classes": 6}, "--episode_classes=6 is more than the 5 classes of the train split"),
+        ({"train_classes": 6}, "--train_classes=6 must be at least 1 and at most the 5 there are"),
+        ({"train_classes": 0}, "--train_classes=0 must be at least 1"),
+        ({"train_classes": -2}, "--train_classes=-2 must be at least 1"),
+        ({"train_classes": 2}, "--episode_classes=3 is more than the 2 classes of the train split"),
         ({"train_episode_classes": 9}, "--train_episode_classes=9 is more than the 5 classes"),
         (
             {"support_samples": 4},
