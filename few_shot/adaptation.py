@@ -46,7 +46,7 @@ def predictor(model: nn.Module) -> Predict:
 def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
     """A loss that means over one task's samples, as a function of T tasks at once.
 
-    One that can be asked not to reduce, as those of torch.nn.functional can, is asked once for the samples of all tasks.
+    One of torch.nn.functional that can be asked not to reduce is asked once, for the samples of all tasks.
     """
     if getattr(F, loss.__name__, None) is not loss or "reduction" not in signature(loss).parameters:
         return vmap(loss, randomness="different")
