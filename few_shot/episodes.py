@@ -35,6 +35,12 @@ class EpisodeBatch(NamedTuple):
     query_y: Tensor  # [T, N*Q] or [T, Q, 1]
     index: Tensor  # type: ignore[assignment]  # [T], the episodes' numbers in their split
 
+    def chunks(self, tasks: int) -> "list[EpisodeBatch]":
+        """The same episodes, so many tasks at a time; the last chunk may have fewer."""
+        if tasks >= len(self.index):
+            return [self]
+        return [EpisodeBatch(*parts) for parts in zip(*(x.split(tasks) for x in self), strict=True)]
+
     def all_samples(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets of each task's support and query samples together."""
         return torch.cat([self.support_x, self.query_x], dim=1), torch.cat([self.support_y, self.query_y], dim=1)

@@ -4,6 +4,7 @@ import importlib
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ import torch
 import torch.distributed
 import torch.nn.functional as F
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -44,6 +46,7 @@ class LitMetaLearner(pl.LightningModule):
         outer_optimizer: the optimiser of the outer loop.
         outer_lr: learning rate of the outer loop.
         outer_schedule: keep the outer rate, or let it fall to zero along a cosine over max_steps.
+        tasks_at_once: tasks whose graphs are in memory at the same time in training, for less memory; None for all.
         weight_decay: L2 penalty in the outer optimiser (decoupled in adamw).
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
@@ -66,6 +69,7 @@ class LitMetaLearner(pl.LightningModule):
         outer_optimizer: Literal["adam", "adamw", "sgd"] = "adam",
         outer_lr: float = 1e-3,
         outer_schedule: Literal["constant", "cosine"] = "constant",
+        tasks_at_once: int | None = None,
         weight_decay: float = 0.0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
@@ -87,6 +91,7 @@ class LitMetaLearner(pl.LightningModule):
         self.outer_optimizer = outer_optimizer
         self.outer_lr = outer_lr
         self.outer_schedule = outer_schedule
+        self.tasks_at_once = None if tasks_at_once is None else at_least(1, tasks_at_once, "tasks_at_once")
         self.weight_decay = weight_decay
         self.gradient_clip_val = gradient_clip_val
         self.gradient_clip_algorithm = gradient_clip_algorithm
@@ -149,15 +154,20 @@ class LitMetaLearner(pl.LightningModule):
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """One outer update from the mean query loss of the meta-batch's tasks, those of other processes included."""
         optimizer: Any = self.optimizers()
-        scores = self.outer_scores(batch)
-        # Processes' gradients are averaged, and their shares of the meta-batch may differ by a task.
-        weight = self.trainer.world_size / self._meta_batch_size(batch)
-        loss = weight * scores.loss.sum()
         for group in optimizer.param_groups:  # a resumed run's flags win over its checkpoint
             group.update(lr=self.outer_rate(self.global_step), weight_decay=self.weight_decay)
         optimizer.zero_grad()
-        self.manual_backward(loss)
-        self._stop_unless_finite(batch, scores.loss.detach())
+        # Processes' gradients are averaged, and their shares of the meta-batch may differ by a task.
+        weight = self.trainer.world_size / self._meta_batch_size(batch)
+        chunks = batch.chunks(self.tasks_at_once or len(batch.index))
+        found = []
+        for i, chunk in enumerate(chunks, start=1):
+            scores = self.outer_scores(chunk)
+            with nullcontext() if i == len(chunks) else self._without_synchronisation():
+                self.manual_backward(weight * scores.loss.sum())
+            found.append(TaskScores(scores.loss.detach(), scores.metric))
+        scores = TaskScores(*map(torch.cat, zip(*found, strict=True)))
+        self._stop_unless_finite(batch, scores.loss)
         trainer: Any = self.trainer
         logging = (batch_idx + 1) % trainer.log_every_n_steps == 0
         if logging:
@@ -166,9 +176,14 @@ class LitMetaLearner(pl.LightningModule):
             self.clip_gradients(optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
         optimizer.step()
         if logging:
-            self.log("train_loss", loss.detach(), prog_bar=True, sync_dist=True)
+            self.log("train_loss", weight * scores.loss.sum(), prog_bar=True, sync_dist=True)
             if self.metric == "accuracy":
                 self.log("train_accuracy", weight * scores.metric.sum(), prog_bar=True, sync_dist=True)
+
+    def _without_synchronisation(self) -> AbstractContextManager:
+        """Processes do not average their gradients in here: they do it once, with the last chunk's."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
 
     def _meta_batch_size(self, batch: EpisodeBatch) -> int:
         """Tasks in this outer update over all processes."""

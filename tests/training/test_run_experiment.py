@@ -314,9 +314,16 @@ def weights(folder):
     return torch.cat([value.flatten() for value in state.values()])
 
 
-@pytest.mark.parametrize("model", [[], ["--model_class=test_run_experiment.BatchNormMLP"]], ids=["MLP", "BatchNormMLP"])
-def test_two_processes_are_one(tmp_path, model, monkeypatch):
-    """Five tasks over two processes: plain SGD at rate 1 moves the weights by the sum of three gradients."""
+@pytest.mark.parametrize(
+    ("model", "chunks"),
+    [([], []), ([], ["--tasks_at_once=2"]), (["--model_class=test_run_experiment.BatchNormMLP"], [])],
+    ids=["MLP", "MLP, two tasks at once", "BatchNormMLP"],
+)
+def test_two_processes_are_one(tmp_path, model, chunks, monkeypatch):
+    """Five tasks over two processes: plain SGD at rate 1 moves the weights by the sum of three gradients.
+
+    Two tasks at once are two chunks in the first process, and one in the second.
+    """
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     model = [*model, *(["--width=8"] if not model else [])]
     flags = ["--precision=64", "--outer_optimizer=sgd", "--outer_lr=1", "--max_steps=3", "--val_check_interval=1"]
@@ -325,7 +332,7 @@ def test_two_processes_are_one(tmp_path, model, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "QUICK", quick)
     cli(tmp_path / "start", *start, *model)
     cli(tmp_path / "one", *flags, *model)
-    output = cli(tmp_path / "two", *flags, *model, "--accelerator=ddp", "--num_processes=2")
+    output = cli(tmp_path / "two", *flags, *model, *chunks, "--accelerator=ddp", "--num_processes=2")
     zero, one, two = (weights(tmp_path / name / RUN) for name in ("start", "one", "two"))
     assert (one - zero).norm() > 0.1
     assert ((two - one).norm() / (one - zero).norm()).item() < 1e-12
