@@ -22,6 +22,9 @@ class LitIMAML(LitMAML):
     Conjugate gradients find it from Hessian-vector products, for all tasks at once. No inner step is kept, so memory
     does not grow with their number.
 
+    MAML's gradient, which passes through the steps, shuns weights whose loss is too sharp for the inner rate; this one
+    does not see the steps, and drives there. So a task's rate is halved whenever its gradient has grown at a step.
+
     Args:
         proximal_strength: λ, the pull back to the initial weights.
         cg_steps: conjugate gradient steps, 1 or more.
@@ -52,7 +55,12 @@ class LitIMAML(LitMAML):
         def proximal(weights: Weights, gradients: Weights, rates: Rates, state: Any) -> tuple[Weights, Any]:
             """A step of the inner optimiser on the support loss with its pull to the initial weights."""
             pulled = {n: g + self.proximal_strength * (weights[n] - initial[n]) for n, g in gradients.items()}
-            return self.inner_optimizer(weights, pulled, rates, state)
+            size = dot(list(pulled.values()), list(pulled.values()))
+            state, share, before = state or (None, torch.ones_like(size), size)
+            share = torch.where(size > before, share / 2, share)
+            rates = {n: rates[n] * share.view(-1, *[1] * (g.dim() - 1)) for n, g in pulled.items()}
+            weights, state = self.inner_optimizer(weights, pulled, rates, state)
+            return weights, (state, share, size)
 
         return inner_loop(
             self.predict,
