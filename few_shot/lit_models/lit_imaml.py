@@ -23,7 +23,8 @@ class LitIMAML(LitMAML):
     does not grow with their number.
 
     MAML's gradient, which passes through the steps, shuns weights whose loss is too sharp for the inner rate; this one
-    does not see the steps, and drives there. So a task's rate is halved whenever its gradient has grown at a step.
+    does not see the steps, and drives there. So a step after which a task's gradient is longer than before is taken
+    back, and tried again at half its rate.
 
     Args:
         proximal_strength: λ, the pull back to the initial weights.
@@ -56,11 +57,18 @@ class LitIMAML(LitMAML):
             """A step of the inner optimiser on the support loss with its pull to the initial weights."""
             pulled = {n: g + self.proximal_strength * (weights[n] - initial[n]) for n, g in gradients.items()}
             size = dot(list(pulled.values()), list(pulled.values()))
-            state, share, before = state or (None, torch.ones_like(size), size)
-            share = torch.where(size > before, share / 2, share)
-            rates = {n: rates[n] * share.view(-1, *[1] * (g.dim() - 1)) for n, g in pulled.items()}
-            weights, state = self.inner_optimizer(weights, pulled, rates, state)
-            return weights, (state, share, size)
+            if state is None:
+                state = (weights, pulled, size, torch.ones_like(size), None)
+            *before, size_before, share, inner_state = state
+            grown = ~(size <= size_before)
+            weights, pulled = (
+                {n: torch.where(_along(x, grown), old[n], x) for n, x in new.items()}
+                for old, new in zip(before, (weights, pulled), strict=True)
+            )
+            size, share = torch.where(grown, size_before, size), torch.where(grown, share / 2, share)
+            rates = {n: rates[n] * _along(g, share) for n, g in pulled.items()}
+            stepped, inner_state = self.inner_optimizer(weights, pulled, rates, inner_state)
+            return stepped, (weights, pulled, size, share, inner_state)
 
         return inner_loop(
             self.predict,
@@ -98,6 +106,11 @@ class LitIMAML(LitMAML):
         )
 
 
+def _along(x: Tensor, values: Tensor) -> Tensor:
+    """Each task's value, ``[T]``, in a shape that broadcasts against ``x``, ``[T, ...]``."""
+    return values.view(-1, *[1] * (x.dim() - 1))
+
+
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Each task's inner product of vectors that are spread over tensors ``[T, ...]``; returns ``[T]``."""
     return torch.stack([(x * y).reshape(len(x), -1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
@@ -118,7 +131,7 @@ def conjugate_gradient(
     """
 
     def add(a: list[Tensor], scale: Tensor, b: list[Tensor]) -> list[Tensor]:
-        return [x + scale.view(-1, *[1] * (x.dim() - 1)) * y for x, y in zip(a, b, strict=True)]
+        return [x + _along(x, scale) * y for x, y in zip(a, b, strict=True)]
 
     solution = [torch.zeros_like(b) for b in target]
     residual, direction = target, target
