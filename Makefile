@@ -2,7 +2,7 @@
 # `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test gradcheck compare lint format pip-tools conda-update clean always
+.PHONY: help install train test gradcheck compare overfitting lint format pip-tools conda-update clean always
 
 # 3.14 is the newest Python that the pinned torch has wheels for.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
@@ -41,6 +41,9 @@ gradcheck: $(STAMP)  ## Print how MAML's outer gradient compares with one derive
 
 compare: $(STAMP)  ## Train every algorithm with an inner loop on the sinusoid and print the table
 	.venv/bin/python training/compare.py
+
+overfitting: $(STAMP)  ## Train on few classes of CIFAR-FS; draw and print what closes the gap to validation
+	.venv/bin/python benchmarks/overfitting.py
 
 lint: $(STAMP)  ## Check style, types and shell scripts
 	bash tasks/lint.sh

@@ -88,7 +88,9 @@ def test_command_runs_for_one_step(command, generated_data, generated_omniglot, 
     run_experiment.main([*flags, *small, f"--log_dir={tmp_path}", f"--max_steps={2 if resuming else 1}"])
 
 
-@pytest.mark.parametrize("target", ["train", "test", "gradcheck", "compare", "lint", "format", "install", "clean"])
+@pytest.mark.parametrize(
+    "target", ["train", "test", "gradcheck", "compare", "overfitting", "lint", "format", "install", "clean"]
+)
 def test_make_targets_parse(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
