@@ -48,6 +48,7 @@ ARMS = {
     "weight decay": ["--weight_decay=0.001"],
     "labels not shuffled": ["--shuffle_labels=false"],
     "augmentation and weight decay": ["--augment", "--weight_decay=0.001"],
+    "64 classes instead of 8": ["--train_classes=64"],
 }
 
 
@@ -102,8 +103,9 @@ def measure(flags: list[str]) -> dict[str, list]:
 
 def draw(results: dict[str, dict[str, list]], path: Path) -> None:
     """A panel for each arm: training and validation accuracy against updates, with the plain arm's validation."""
-    figure, axes = plt.subplots(1, len(results), figsize=(3.2 * len(results), 3.6), sharey=True, squeeze=False)
-    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+    rows = math.ceil(len(results) / 3)
+    figure, axes = plt.subplots(rows, 3, figsize=(10, 3.3 * rows), sharey=True, squeeze=False)
+    for axis, (name, result) in zip(axes.flat, results.items(), strict=True):
         for part, colour, label in (("train", "tab:blue", "training classes"), ("val", "tab:orange", "validation")):
             mean, margin = (100 * np.array(result[part])).T
             axis.plot(result["updates"], mean, "o-", ms=3, color=colour, label=label)
@@ -113,7 +115,8 @@ def draw(results: dict[str, dict[str, list]], path: Path) -> None:
             axis.plot(results["plain"]["updates"], mean, "--", color="tab:gray", label="validation, plain")
         axis.set(title=name, xlabel="outer updates")
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("accuracy (%)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("accuracy (%)")
     axes[0, 1].legend(loc="upper left", fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
