@@ -23,7 +23,7 @@ from few_shot.data.mini_imagenet import find_mini_imagenet
 from few_shot.episodes import SPLITS
 from training.command_line import parse
 from training.record import record
-from training.trainer import build_trainer, set_up_process
+from training.trainer import build_trainer, keep_freed_memory, set_up_process
 
 Rival = tuple[dict[str, Any], Callable[[], float]]
 
@@ -42,6 +42,7 @@ def episode_rivals(data_dir: str) -> dict[str, tuple[Callable, tuple]]:
 
 def our_episodes(data_dir: str, workers: int) -> Rival:
     """Meta-batches of four through the data module's own loader."""
+    keep_freed_memory()
     data = MiniImagenet(data_dir=data_dir, query_samples=15, num_workers=workers)
     data.setup()
     batches = iter(data.train_dataloader())
@@ -65,7 +66,7 @@ def learn2learn_episodes(data_dir: str) -> Rival:
     data.setup()
     store = data.stores["train"]
     labels = torch.from_numpy(np.repeat(np.arange(len(store.class_sizes)), store.class_sizes))
-    dataset = l2l.data.MetaDataset(TensorDataset(torch.from_numpy(store.images[:]), labels))
+    dataset = l2l.data.MetaDataset(TensorDataset(torch.from_numpy(np.array(store.images)), labels))
     transforms = [
         FusedNWaysKShots(dataset, n=5, k=16),
         LoadData(dataset),

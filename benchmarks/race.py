@@ -6,10 +6,13 @@ same drift, so that ratios of medians hold.
 """
 
 import multiprocessing
+import os
 import statistics
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks.environment import ROOT
 
 #: Makes a rival, in its process: what is to be known about it, and a function that takes a turn and says its seconds.
 Entry = Callable[..., tuple[dict[str, Any], Callable[[], float]]]
@@ -25,8 +28,10 @@ def race(
         rounds: turns for each.
         check: looks at everybody's facts before anything is timed; may give some an ``error``.
     """
-    # A fork server imports the heavy packages once, and every rival starts from there.
     context = multiprocessing.get_context("forkserver")
+    # The server imports the heavy packages once, and every rival starts from there. It knows only PYTHONPATH.
+    context.set_forkserver_preload(["benchmarks.step"])
+    os.environ["PYTHONPATH"] = str(ROOT)
     pipes, processes, facts = {}, [], {}
     try:
         for name, (entry, arguments) in entries.items():
@@ -48,9 +53,11 @@ def race(
                 facts[name] |= {k: v for k, v in answer.items() if k == "error"}
                 seconds[name].append(answer.get("seconds", float("nan")))
     finally:
+        for pipe in pipes.values():
+            pipe.close()  # which a rival takes as the end
         for process in processes:
+            process.join(timeout=20)
             process.kill()
-            process.join()
     for name, taken in seconds.items():
         if len(taken) > 1 and "error" not in facts[name]:
             lower, median, upper = statistics.quantiles(taken, n=4, method="inclusive")
@@ -67,6 +74,7 @@ def _answer(pipe: Any) -> dict[str, Any]:
 
 def _take_part(pipe: Any, entry: Entry, arguments: tuple) -> None:
     """A rival's process."""
+    multiprocessing.set_start_method(None, force=True)  # a DataLoader's workers start as they do in a run
     try:
         facts, take_turn = entry(*arguments)
         pipe.send(facts)

@@ -32,6 +32,7 @@ def table(record: Path) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     if "loop" in result:
         lines += ["", *_row("update of the sinusoid", {k: _seconds(v) for k, v in _medians(result["loop"]).items()})]
+    if "episodes" in result:
         episodes = result["episodes"]
         rates = {name: f"{1 / seconds:.0f}" for name, seconds in _medians(episodes["rivals"]).items()}
         lines += ["", *_row(f"episodes per second, 5-way 1-shot, 15 queries, {episodes['images']}", rates)]

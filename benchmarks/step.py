@@ -40,6 +40,7 @@ RIVALS = {
     "jax": (peers.jax_jit, (), False),  # the sinusoid only
 }
 ORACLE = "plain loop"
+PARTS = [*WORKLOADS, "loop", "episodes"]
 
 #: How far a gradient may be from the plain loop's, relative: of two tasks in float64, and of all as they are timed.
 TOLERANCE = {"error_64": 1e-8, "error_32": 0.05}
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark, write its result, print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--only", choices=WORKLOADS, nargs="+", default=list(WORKLOADS), help="these workloads only")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="these parts only")
     parser.add_argument("--rivals", choices=RIVALS, nargs="+", default=list(RIVALS), help="these, and the plain loop")
     parser.add_argument("--rounds", type=int, help="turns for everybody (default: each workload's own)")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/step_<device>.json")
@@ -121,15 +122,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     result["peaks"] = race({"peaks": (machine.peaks, (options.device,))}, rounds=0)["peaks"]
     result["steps"] = {}
     rivals = [name for name in RIVALS if name in {*options.rivals, ORACLE}]
-    for name in options.only:
-        print(WORKLOADS[name].title, file=sys.stderr, flush=True)
-        result["steps"][name] = time_steps(WORKLOADS[name], rivals, options.device, options.rounds)
-    if options.only == list(WORKLOADS):
-        print("episodes out of the data module, and the Trainer's loop", file=sys.stderr, flush=True)
-        with pipeline.mini_imagenet_or_noise(environment.ROOT / "data") as (data_dir, images):
-            episodes = race(pipeline.episode_rivals(data_dir), options.rounds or 15)
-        result["episodes"] = {"images": images, "rivals": episodes}
-        result["loop"] = race(pipeline.loop_rivals(options.device), options.rounds or 5)
+    for part in options.only:
+        print(WORKLOADS[part].title if part in WORKLOADS else part, file=sys.stderr, flush=True)
+        if part in WORKLOADS:
+            result["steps"][part] = time_steps(WORKLOADS[part], rivals, options.device, options.rounds)
+        elif part == "loop":
+            result["loop"] = race(pipeline.loop_rivals(options.device), options.rounds or 5)
+        else:
+            with pipeline.mini_imagenet_or_noise(environment.ROOT / "data") as (data_dir, images):
+                facts = race(pipeline.episode_rivals(data_dir), options.rounds or 15)
+            result["episodes"] = {"images": images, "rivals": facts}
     output = options.output or speed_table.RESULTS / f"step_{options.device}.json"
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(speed_table.table(output))
