@@ -2,7 +2,7 @@
 # `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test gradcheck compare overfitting lint format pip-tools conda-update clean always
+.PHONY: help install train test gradcheck compare overfitting bench lint format pip-tools conda-update clean always
 
 # 3.14 is the newest Python that the pinned torch has wheels for.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
@@ -25,6 +25,9 @@ endif
 # It is written last: an interrupted install leaves none.
 STAMP := .venv/.installed-$(shell cat $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
 
+# What `make bench` compares with lies in a folder of its own, behind .venv's packages.
+BENCH_STAMP := .bench/.installed-$(shell cat requirements/bench.in $(REQUIREMENTS) | cksum | cut -d ' ' -f 1)
+
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' Makefile
 
@@ -45,6 +48,10 @@ compare: $(STAMP)  ## Train every algorithm with an inner loop on the sinusoid a
 overfitting: $(STAMP)  ## Train on few classes of CIFAR-FS; draw and print what closes the gap to validation
 	.venv/bin/python benchmarks/overfitting.py
 
+bench: $(STAMP) $(BENCH_STAMP)  ## Time a meta-training step beside other frameworks' (ten minutes) and put the table into the README
+	.venv/bin/python benchmarks/step.py
+	.venv/bin/python benchmarks/speed_table.py --write
+
 lint: $(STAMP)  ## Check style, types and shell scripts
 	bash tasks/lint.sh
 
@@ -63,6 +70,11 @@ $(STAMP): $(if $(shell test -x .venv/bin/python || echo lost),always)
 	@$(PIP_INSTALL)
 	@PYTHONWARNINGS=ignore .venv/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BENCH_STAMP): | $(STAMP)
+	@echo "installing the peers of requirements/bench.in into .bench (half a GB, about a minute)"
+	@.venv/bin/python benchmarks/environment.py
 	@touch $@
 
 COMPILE := CUSTOM_COMPILE_COMMAND="make pip-tools" .venv/bin/python -m piptools compile --quiet \

@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MARK = "<!-- results: python benchmarks/results_table.py --write -->"
+END = "<!-- end -->"
 
 #: Record, experiment, published number (Finn et al. 2017), inner steps that are compared, and what to know.
 ROWS = [
@@ -93,6 +94,14 @@ def add(run_folder: Path, name: str) -> None:
     shutil.copy(run_folder / "test_metrics.json", folder)
 
 
+def write_into_readme(mark: str, text: str) -> None:
+    """Replace what stands between a mark and the comment ``<!-- end -->`` after it."""
+    readme = ROOT / "README.md"
+    before, _, rest = readme.read_text().partition(mark)
+    after = rest[rest.index(END) :]
+    readme.write_text(f"{before}{mark}\n{text}\n{after}")
+
+
 def main() -> None:
     """Add a record if asked to, print the table, write it if asked to."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
@@ -103,10 +112,7 @@ def main() -> None:
         add(Path(arguments.add[0]), arguments.add[1])
     print(table())
     if arguments.write:
-        readme = ROOT / "README.md"
-        before, _, rest = readme.read_text().partition(MARK)
-        after = rest[rest.index("\n\n", rest.index("|---")) :]
-        readme.write_text(f"{before}{MARK}\n{table()}{after}")
+        write_into_readme(MARK, table())
 
 
 if __name__ == "__main__":

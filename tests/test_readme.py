@@ -89,7 +89,7 @@ def test_command_runs_for_one_step(command, generated_data, generated_omniglot, 
 
 
 @pytest.mark.parametrize(
-    "target", ["train", "test", "gradcheck", "compare", "overfitting", "lint", "format", "install", "clean"]
+    "target", ["train", "test", "gradcheck", "compare", "overfitting", "bench", "lint", "format", "install", "clean"]
 )
 def test_make_targets_parse(target):
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -104,7 +104,12 @@ def test_make_train_is_a_command_the_parser_takes():
 
 def test_table_is_that_of_the_records():
     table = runpy.run_path(str(ROOT / "benchmarks" / "results_table.py"))["table"]()
-    assert table in README
+    assert f"--write -->\n{table}\n<!-- end -->" in README
+
+
+def test_table_of_speed_is_that_of_the_records():
+    tables = runpy.run_path(str(ROOT / "benchmarks" / "speed_table.py"))["tables"]()
+    assert f"--write -->\n{tables}\n<!-- end -->" in README
 
 
 def test_links_and_pictures_exist():
@@ -120,4 +125,4 @@ def test_every_flag_of_the_table_exists():
     known |= set(parse(["--data_class=MiniImagenet", "--model_class=ResNetClassifier"], "test").config)
     for algorithm in few_shot.lit_models.__all__:
         known |= set(parse(["--data_class=Omniglot", f"--lit_model_class={algorithm}"], "test").config)
-    assert flags - known - {"config", "resume", "checkpoint", "help", "write"} == set()
+    assert flags - known - {"config", "resume", "checkpoint", "help", "write", "device"} == set()

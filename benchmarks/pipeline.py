@@ -1,0 +1,177 @@
+"""What surrounds a step: episodes out of the data module, and the Trainer's loop. Entries of a race."""
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch.utils.data import TensorDataset
+
+from few_shot.data import MiniImagenet
+from few_shot.data.image_store import FORMAT_VERSION
+from few_shot.data.mini_imagenet import find_mini_imagenet
+from few_shot.episodes import SPLITS
+from training.command_line import parse
+from training.record import record
+from training.trainer import build_trainer, keep_freed_memory, set_up_process
+
+Rival = tuple[dict[str, Any], Callable[[], float]]
+
+EPISODES = 80  # a turn draws so many
+UPDATES, WARM_UP = 600, 100  # a turn trains so long, and what of it is not counted
+
+
+def episode_rivals(data_dir: str) -> dict[str, tuple[Callable, tuple]]:
+    """Seconds an episode: mini-ImageNet 5-way 1-shot, 15 queries, float32 in [0, 1]."""
+    return {
+        "ours, in the process": (our_episodes, (data_dir, 0)),
+        "ours, --num_workers=1": (our_episodes, (data_dir, 1)),
+        "learn2learn": (learn2learn_episodes, (data_dir,)),
+    }
+
+
+def our_episodes(data_dir: str, workers: int) -> Rival:
+    """Meta-batches of four through the data module's own loader."""
+    keep_freed_memory()
+    data = MiniImagenet(data_dir=data_dir, query_samples=15, num_workers=workers)
+    data.setup()
+    batches = iter(data.train_dataloader())
+
+    def take_turn() -> float:
+        started = time.perf_counter()
+        for _ in range(EPISODES // data.batch_size):
+            data.prepare(next(batches), torch.float32, training=True)
+        return (time.perf_counter() - started) / EPISODES
+
+    take_turn()
+    return {}, take_turn
+
+
+def learn2learn_episodes(data_dir: str) -> Rival:
+    """learn2learn's usual transforms on the same images, which it has in memory, decoded."""
+    import learn2learn as l2l
+    from learn2learn.data.transforms import ConsecutiveLabels, FusedNWaysKShots, LoadData, RemapLabels
+
+    data = MiniImagenet(data_dir=data_dir)
+    data.setup()
+    store = data.stores["train"]
+    labels = torch.from_numpy(np.repeat(np.arange(len(store.class_sizes)), store.class_sizes))
+    dataset = l2l.data.MetaDataset(TensorDataset(torch.from_numpy(np.array(store.images)), labels))
+    transforms = [
+        FusedNWaysKShots(dataset, n=5, k=16),
+        LoadData(dataset),
+        RemapLabels(dataset),
+        ConsecutiveLabels(dataset),
+    ]
+    tasks = l2l.data.Taskset(dataset, transforms, num_tasks=20_000)
+    random.seed(0)
+    support = torch.arange(5 * 16) % 16 == 0
+
+    def take_turn() -> float:
+        started = time.perf_counter()
+        for _ in range(EPISODES):
+            x, y = tasks.sample()
+            x = x.float() / 255
+            _ = x[support], y[support], x[~support], y[~support]
+        return (time.perf_counter() - started) / EPISODES
+
+    take_turn()
+    return {}, take_turn
+
+
+@contextlib.contextmanager
+def mini_imagenet_or_noise(data_dir: Path):
+    """A folder with mini-ImageNet's images, or with as many classes of noise where there are none; and which."""
+    if find_mini_imagenet(data_dir) is not None:
+        data = MiniImagenet(data_dir=str(data_dir))
+        data.prepare_data()
+        yield str(data_dir), "mini-ImageNet"
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / ".few_shot" / "mini_imagenet"
+        folder.mkdir(parents=True)
+        splits, rng = {}, np.random.default_rng(0)
+        for split in SPLITS:
+            np.save(folder / f"{split}.npy", rng.integers(0, 256, (64 * 60, 3, 84, 84), dtype=np.uint8))
+            splits[split] = {"class_names": [f"{split}{i}" for i in range(64)], "class_sizes": [60] * 64}
+        manifest = {"version": FORMAT_VERSION, "image_shape": [3, 84, 84], "source": {}, "splits": splits}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        yield scratch, "64 classes of 60 generated images"
+
+
+def loop_rivals(device: str) -> dict[str, tuple[Callable, tuple]]:
+    """Seconds an outer update of the sinusoid, drawing and Adam included."""
+    flags = ("--data_class=Sinusoid", f"--gpus={-1 if device == 'cuda' else 0}")
+    return {
+        name: (entry, (own, device))
+        for compiled, own in (("", flags), (", --compile", (*flags, "--compile")))
+        for name, entry in ((f"bare loop{compiled}", bare_loop), (f"a run{compiled}", whole_run))
+    }
+
+
+def bare_loop(flags: tuple[str, ...], device: str) -> Rival:
+    """Draw, step, Adam, in six lines."""
+    experiment = parse(flags, "benchmark")
+    set_up_process(experiment.options)
+    data, lit_model = experiment.build()
+    lit_model.to(device)
+    optimizer = lit_model.configure_optimizers()
+    number = itertools.count()
+
+    def update() -> None:
+        tasks = next(number) * data.batch_size + np.arange(data.batch_size)
+        batch = data.draw("train", data.seed, tasks)
+        batch = data.prepare(type(batch)(*(x.to(device) for x in batch)), torch.float32, training=True)
+        optimizer.zero_grad()
+        lit_model.outer_scores(batch).loss.mean().backward()
+        optimizer.step()
+
+    def take_turn() -> float:
+        for _ in range(WARM_UP):
+            update()
+        started = time.perf_counter()
+        for _ in range(UPDATES - WARM_UP):
+            update()
+        return (time.perf_counter() - started) / (UPDATES - WARM_UP)
+
+    return {}, take_turn
+
+
+def whole_run(flags: tuple[str, ...], device: str) -> Rival:
+    """Trainer.fit as a run has it: CSV and TensorBoard, the progress bar, checkpoints; without validation."""
+    experiment = parse([*flags, f"--max_steps={UPDATES}", "--limit_val_batches=0"], "benchmark")
+    set_up_process(experiment.options)
+    data, lit_model = experiment.build()
+
+    def take_turn() -> float:
+        stopwatch = _Stopwatch()
+        with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "w") as nowhere:
+            directory = Path(scratch) / "run" / "version_0"
+            directory.mkdir(parents=True)
+            record(experiment, directory, device)
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+                trainer = build_trainer(experiment, directory, data.metric)
+                trainer.callbacks.append(stopwatch)
+                trainer.fit(lit_model, datamodule=data)
+        return stopwatch.seconds / (UPDATES - WARM_UP)
+
+    return {}, take_turn
+
+
+class _Stopwatch(Callback):
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        if i == WARM_UP:
+            self.started = time.perf_counter()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self.started if hasattr(self, "started") else float("nan")
