@@ -47,7 +47,7 @@ class LitMetaLearner(pl.LightningModule):
         outer_lr: learning rate of the outer loop.
         outer_schedule: keep the outer rate, or let it fall to zero along a cosine over max_steps.
         tasks_at_once: tasks whose graphs are in memory at the same time in training, for less memory; None for all.
-        weight_decay: L2 penalty in the outer optimiser (decoupled in adamw).
+        weight_decay: L2 penalty on the model's weights in the outer optimiser (decoupled in adamw).
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
         track_grad_norm: log the outer gradient's norm of this order, before clipping; None not to.
@@ -143,7 +143,11 @@ class LitMetaLearner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        return kinds[self.outer_optimizer](self.parameters(), lr=self.outer_lr, weight_decay=self.weight_decay)
+        model = list(self.model.parameters())
+        others = [p for p in self.parameters() if all(p is not q for q in model)]  # learned rates do not decay
+        groups = [{"params": model, "weight_decay": self.weight_decay}]
+        groups += [{"params": others, "weight_decay": 0.0}] if others else []
+        return kinds[self.outer_optimizer](groups, lr=self.outer_lr)
 
     def outer_rate(self, update: int) -> float:
         """The outer learning rate of an update (from 0), of which there are ``max_steps``."""
@@ -154,8 +158,9 @@ class LitMetaLearner(pl.LightningModule):
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """One outer update from the mean query loss of the meta-batch's tasks, those of other processes included."""
         optimizer: Any = self.optimizers()
-        for group in optimizer.param_groups:  # a resumed run's flags win over its checkpoint
-            group.update(lr=self.outer_rate(self.global_step), weight_decay=self.weight_decay)
+        optimizer.param_groups[0]["weight_decay"] = self.weight_decay  # a resumed run's flags win over its checkpoint
+        for group in optimizer.param_groups:
+            group["lr"] = self.outer_rate(self.global_step)
         optimizer.zero_grad()
         # Processes' gradients are averaged, and their shares of the meta-batch may differ by a task.
         weight = self.trainer.world_size / self._meta_batch_size(batch)

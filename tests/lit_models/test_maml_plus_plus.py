@@ -255,3 +255,15 @@ def test_the_outer_rate_falls_along_a_cosine_unless_told_otherwise():
 def test_impossible_values_are_named(name):
     with pytest.raises(BadInput, match=f"--{name}=-1"):
         LitMAMLPlusPlus(SinusoidMLP(), **{name: -1})
+
+
+def test_learned_rates_do_not_decay(float64):
+    lit_model = LitMAMLPlusPlus(
+        SinusoidMLP(), loss="mse_loss", metric="mse", outer_optimizer="sgd", outer_lr=1.0, weight_decay=0.25
+    )
+    before = {name: p.detach().clone() for name, p in lit_model.named_parameters()}
+    for p in lit_model.parameters():
+        p.grad = torch.zeros_like(p)
+    lit_model.configure_optimizers().step()
+    for name, p in lit_model.named_parameters():
+        torch.testing.assert_close(p.data, before[name] * (1.0 if name.startswith("rates") else 0.75))
