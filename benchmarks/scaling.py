@@ -64,7 +64,7 @@ def draw(result: dict[str, dict[str, Any]], path: Path) -> None:
                 panel.plot(measured["values"], [scale * n for n in numbers], "o-", label=name)
             panel.set(xscale="log", yscale="log")
             panel.set_xticks(measured["values"], [str(value) for value in measured["values"]])
-            panel.minorticks_off()
+            panel.set_xticks([], minor=True)
         column[1].set_xlabel(axis)
     rows[0, 0].set_ylabel("step, ms")
     rows[1, 0].set_ylabel("peak memory, MB")

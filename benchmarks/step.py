@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def enter(name: str, workload: Workload, device: str) -> tuple[dict[str, Any], C
     make, flags, keeps_memory = RIVALS[name]
     if keeps_memory and device == "cpu":
         keep_freed_memory()
+    warnings.filterwarnings("error", message="--compile")  # that it runs as it is: not to be timed as compiled
     step = make(build(workload, flags, device))
     with machine.PeakMemory(device) as memory:
         result = step()
