@@ -23,7 +23,8 @@ def ours(problem: Problem) -> Step:
 
     def train() -> list[Tensor]:
         lit_model.zero_grad()
-        lit_model.outer_scores(batch).loss.mean().backward()
+        for chunk in batch.chunks(lit_model.tasks_at_once or len(batch.index)):
+            (lit_model.outer_scores(chunk).loss.sum() / len(batch.index)).backward()
         return problem.gradients()
 
     def test() -> list[Tensor]:

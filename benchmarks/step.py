@@ -35,12 +35,15 @@ RIVALS = {
     "ours": (peers.ours, (), True),
     "ours, --fast_path=off": (peers.ours, ("--fast_path=off",), True),
     "ours, --compile": (peers.ours, ("--compile",), True),
+    "ours, --tasks_at_once=1": (peers.ours, ("--tasks_at_once=1",), True),
     "plain loop": (peers.plain_loop, (), False),
     "plain loop, memory kept": (peers.plain_loop, (), True),
     "learn2learn": (peers.learn2learn, (), False),
     "higher": (peers.higher, (), False),
-    "jax": (peers.jax_jit, (), False),  # the sinusoid only
+    "jax": (peers.jax_jit, (), False),
 }
+#: Who takes part where a workload says so.
+BY_INVITATION = {"ours, --compile", "ours, --tasks_at_once=1", "jax"}
 ORACLE = "plain loop"
 PARTS = [*WORKLOADS, "loop", "episodes"]
 
@@ -98,17 +101,13 @@ def _flat(tensors: Sequence[Any]) -> np.ndarray:
 def time_steps(workload: Workload, rivals: Sequence[str], device: str, rounds: int | None) -> dict[str, Any]:
     """A workload's row: everybody's median step, quartiles, operations and memory."""
     failed = json.loads(environment.FAILURES.read_text()) if environment.FAILURES.exists() else {}
-    entries = {name: (enter, (name, workload, device)) for name in rivals if takes_part(name, workload)}
+    rivals = [name for name in rivals if name not in BY_INVITATION or name in workload.also]
+    entries = {name: (enter, (name, workload, device)) for name in rivals}
     facts = race(
         {name: entry for name, entry in entries.items() if name not in failed}, rounds or workload.rounds, check
     )
     facts |= {name: {"error": f"does not install: {failed[name]}"} for name in entries if name in failed}
     return {"title": workload.title, "flops": facts[ORACLE].pop("flops"), "rivals": facts}
-
-
-def takes_part(name: str, workload: Workload) -> bool:
-    """JAX only where its model is written out; --compile compiles the training step alone."""
-    return workload.sinusoid if name == "jax" else not (workload.test and "--compile" in RIVALS[name][1])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -23,6 +23,7 @@ class Workload:
         rounds: how often everybody takes a turn.
         test: whether it is a batch of test episodes, scored after the last inner step, instead of a training step.
         sinusoid: whether it is regression of sine waves; images otherwise.
+        also: who takes part here alone (compiling a convolutional network takes minutes).
     """
 
     title: str
@@ -30,13 +31,25 @@ class Workload:
     rounds: int
     test: bool = False
     sinusoid: bool = False
+    also: tuple[str, ...] = ()
 
 
 MINI_IMAGENET = "mini-ImageNet 5-way 1-shot, 4 tasks, 5 inner steps"
 WORKLOADS = {
-    "sinusoid": Workload("sinusoid, K = 10, 25 tasks, 1 inner step", ("--data_class=Sinusoid",), 40, sinusoid=True),
+    "sinusoid": Workload(
+        "sinusoid, K = 10, 25 tasks, 1 inner step",
+        ("--data_class=Sinusoid",),
+        40,
+        sinusoid=True,
+        also=("ours, --compile", "jax"),
+    ),
     "omniglot": Workload("Omniglot 5-way 1-shot, 32 tasks, 1 inner step", ("--data_class=Omniglot",), 15),
-    "mini_imagenet": Workload(MINI_IMAGENET, ("--data_class=MiniImagenet",), 7),
+    "mini_imagenet": Workload(
+        MINI_IMAGENET,
+        ("--data_class=MiniImagenet",),
+        7,
+        also=("ours, --compile", "ours, --tasks_at_once=1"),
+    ),
     "mini_imagenet_first_order": Workload(
         f"{MINI_IMAGENET}, first order", ("--data_class=MiniImagenet", "--first_order"), 7
     ),
