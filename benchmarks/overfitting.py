@@ -33,7 +33,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "overfitting.json"
 FIGURE = ROOT / "docs" / "overfitting.png"
 MARK = "<!-- overfitting: python benchmarks/overfitting.py --redraw --write -->"
 
-UPDATES, EVERY, EPISODES = 2000, 400, 200
+UPDATES, EVERY, EPISODES = 800, 200, 200
 #: Small enough for half an hour on one thread: strided convolutions, one inner step, few queries. The training
 #: episodes' seed is not that of the evaluation, which would otherwise meet the first episodes trained on.
 COMMON = ["--data_class=CifarFS", "--train_classes=8", "--seed=1", "--downsample=stride", "--inner_loop_steps=1"]
