@@ -25,11 +25,10 @@ def table(record: Path) -> str:
     result = json.loads(record.read_text())
     steps, peaks = result["steps"].values(), result["peaks"]
     rivals = list(dict.fromkeys(name for step in steps for name in step["rivals"]))
-    columns = ["step", *rivals, "GFLOP", "ours, of peak", "operations, ours / loop", "memory, ours / loop"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for step in steps:
-        cells = [step["title"], *(_time(step["rivals"], name) for name in rivals), *_cost(step, peaks)]
-        lines.append("| " + " | ".join(cells) + " |")
+    rivals.sort(key=lambda name: (name != "ours", name.startswith(("ours", "plain"))))  # ours and the peers come first
+    lines = _grid(["step", *rivals], [[s["title"], *(_time(s["rivals"], name) for name in rivals)] for s in steps])
+    costs = ["GFLOP", "ours, of peak", "operations, ours / plain loop", "memory, ours / plain loop"]
+    lines += ["", *_grid(["step", *costs], [[step["title"], *_cost(step, peaks)] for step in steps])]
     if "loop" in result:
         lines += ["", *_row("update of the sinusoid", {k: _seconds(v) for k, v in _medians(result["loop"]).items()})]
     if "episodes" in result:
@@ -45,11 +44,11 @@ def _medians(rivals: dict[str, Any]) -> dict[str, float]:
 
 def _row(title: str, cells: dict[str, str]) -> list[str]:
     """A table of one row."""
-    return [
-        f"| {title} | {' | '.join(cells)} |",
-        "|---" * (len(cells) + 1) + "|",
-        f"| | {' | '.join(cells.values())} |",
-    ]
+    return _grid([title, *cells], [["", *cells.values()]])
+
+
+def _grid(columns: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def _time(rivals: dict[str, Any], name: str) -> str:
