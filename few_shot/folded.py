@@ -50,7 +50,12 @@ class _Tracer(fx.Tracer):
 
 
 def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers, by name, if each is known and takes what the one before puts out; else nothing."""
+    """The layers, by name, if each is known and takes what the one before puts out; else nothing.
+
+    Nothing either if two of them share a parameter, or if somebody listens to one, who would not be called.
+    """
+    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        return []
     try:
         graph = _Tracer().trace(model)
     except Exception:  # the forward pass depends on its data, or on what else tracing cannot follow
@@ -63,6 +68,9 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
             return []
         chain.append((str(node.target), model.get_submodule(str(node.target))))
         before = node
+    named = dict(model.named_parameters())
+    if any(f"{name}.{own}" not in named for name, module in chain for own, _ in module.named_parameters()):
+        return []
     return chain if last.args == (before,) else []
 
 

@@ -125,10 +125,26 @@ class Undecided(nn.Module):
         return self.head(x) if x.sum() > 0 else self.head(-x)
 
 
+class Tied(nn.Sequential):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 4))
+        self[2].weight = self[1].weight
+
+
+def watched():
+    model = SinusoidMLP()
+    model[1].register_forward_hook(lambda *_: None)
+    return model
+
+
 @pytest.mark.parametrize(
     "model",
     [
         Residual(),
+        Tied(),
+        watched(),
         Undecided(),
         ResNet12(IMAGE, 3, width=3),
         Conv4(IMAGE, 3, width=8, norm="group"),
