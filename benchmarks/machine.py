@@ -37,7 +37,7 @@ def description(device: str) -> dict[str, Any]:
         "cpu": names[0] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "system": platform.platform(terse=True),
+        "system": " ".join([platform.system(), platform.machine(), *platform.libc_ver()]).strip(),
         "python": platform.python_version(),
         "versions": {name: found for name in packages if (found := _version(name))},
         "commit": commit.stdout.strip() or None,
