@@ -26,11 +26,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 
+from benchmarks import results_table
 from training import evaluate, run_experiment
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "overfitting.json"
-FIGURE = ROOT / "docs" / "overfitting.png"
+RESULTS = results_table.RESULTS / "overfitting.json"
+FIGURE = results_table.ROOT / "docs" / "overfitting.png"
 MARK = "<!-- overfitting: python benchmarks/overfitting.py --redraw --write -->"
 
 UPDATES, EVERY, EPISODES = 800, 200, 200
@@ -73,9 +73,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     text = table(results)
     print(f"\n{text}")
     if options.write:
-        before, _, rest = (ROOT / "README.md").read_text().partition(MARK)
-        after = rest[rest.index("\n\n", rest.index("|---")) :]
-        (ROOT / "README.md").write_text(f"{before}{MARK}\n{text}{after}")
+        results_table.write_into_readme(MARK, text)
     return text
 
 

@@ -1,6 +1,5 @@
 """The README is right: its commands run, its table is its records', its picture is there."""
 
-import itertools
 import json
 import re
 import runpy
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import write_random_class_folders
 
 import few_shot.lit_models
 from few_shot.data.image_store import FORMAT_VERSION
@@ -29,14 +28,7 @@ TABLE_RUNS = re.findall(r"`(python training/run_experiment\.py [^`]*)` \|", READ
 @pytest.fixture(scope="module")
 def generated_data(tmp_path_factory):
     """Five classes of twenty small images a split, as mini-ImageNet's class folders."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for split, number in itertools.product(("train", "val", "test"), range(5)):
-        folder = root / split / f"{split}{number}"
-        folder.mkdir(parents=True)
-        for i in range(20):
-            Image.fromarray(rng.integers(0, 256, (84, 84, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return root
+    return write_random_class_folders(tmp_path_factory.mktemp("data"), classes=5, images=20)
 
 
 @pytest.fixture(scope="module")

@@ -143,9 +143,8 @@ class LitMetaLearner(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-        model = list(self.model.parameters())
-        others = [p for p in self.parameters() if all(p is not q for q in model)]  # learned rates do not decay
-        groups = [{"params": model, "weight_decay": self.weight_decay}]
+        others = [p for name, p in self.named_parameters() if not name.startswith("model.")]  # learned rates
+        groups = [{"params": list(self.model.parameters()), "weight_decay": self.weight_decay}]
         groups += [{"params": others, "weight_decay": 0.0}] if others else []
         return kinds[self.outer_optimizer](groups, lr=self.outer_lr)
 

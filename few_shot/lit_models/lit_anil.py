@@ -10,8 +10,8 @@ from few_shot.lit_models.lit_maml import LitMAML
 class LitANIL(LitMAML):
     """MAML whose inner loop adapts the head alone; the outer loop trains body and head.
 
-    The head is the model's last module with parameters of its own. All tasks of a meta-batch share the body, so its
-    forward pass is an ordinary one, and no inner gradient passes through it.
+    The head is the model's last module with parameters of its own. All tasks of a meta-batch share the body, and
+    no inner gradient passes through it.
     """
 
     def __init__(self, model: nn.Module, **maml) -> None:

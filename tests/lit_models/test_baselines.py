@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from helpers import bare_trainer
 from oracles import flat_gradient, relative_error
 
 from few_shot.data import Sinusoid
@@ -40,16 +40,7 @@ def test_baselines_are_fine_tuned_as_maml_is(cls, float64):
 def test_nothing_is_learned_at_random():
     lit_model = LitRandom(SinusoidMLP(), loss="mse_loss", metric="mse", weight_decay=0.1)
     before = [p.detach().clone() for p in lit_model.parameters()]
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=500,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-    )
+    trainer = bare_trainer(max_steps=500)
     trainer.fit(lit_model, datamodule=Sinusoid())
     assert trainer.global_step == 1
     assert all(torch.equal(p, b) for p, b in zip(lit_model.parameters(), before, strict=True))

@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from helpers import bare_trainer
 from oracles import meta_gradient, relative_error
 
 from few_shot.data import Sinusoid
@@ -41,18 +42,7 @@ def lit_maml(**arguments):
 
 
 def train(lit_model, data, steps=1, **arguments):
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=steps,
-        precision="64-true",
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        inference_mode=False,
-        **arguments,
-    )
+    trainer = bare_trainer(max_steps=steps, precision="64-true", **arguments)
     trainer.fit(lit_model, datamodule=data)
     return trainer
 

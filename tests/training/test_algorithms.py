@@ -1,15 +1,13 @@
 """Every algorithm through a whole run, in one process and in two."""
 
-import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers import write_random_class_folders
 
 import few_shot.lit_models
 from training import evaluate, run_experiment
@@ -45,14 +43,7 @@ def test_a_run_is_tested_recorded_and_evaluated_again(algorithm, tmp_path):
 @pytest.fixture(scope="module")
 def image_folders(tmp_path_factory):
     """Six classes of eight small images a split."""
-    root = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
-    for split, number in itertools.product(("train", "val", "test"), range(6)):
-        folder = root / split / f"{split}{number}"
-        folder.mkdir(parents=True)
-        for i in range(8):
-            Image.fromarray(rng.integers(0, 256, (84, 84, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return root
+    return write_random_class_folders(tmp_path_factory.mktemp("images"), classes=6, images=8)
 
 
 def image_flags(folder, log_dir):
@@ -69,18 +60,6 @@ def test_prototypes_are_trained_with_more_classes_than_they_are_tested(image_fol
     assert evaluate.main([f"--checkpoint={best}"]) == summary
 
 
-class NormMLP(torch.nn.Module):
-    """Batch norm in a regressor."""
-
-    def __init__(self, input_shape, output_size):
-        super().__init__()
-        linear = torch.nn.Linear
-        self.layers = torch.nn.Sequential(linear(*input_shape, 8), torch.nn.BatchNorm1d(8), linear(8, output_size))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 def cli(log_dir, *flags):
     """A run of its own process, as a user starts it."""
     command = [sys.executable, "training/run_experiment.py", f"--log_dir={log_dir}", *flags]
@@ -91,7 +70,7 @@ def cli(log_dir, *flags):
 
 TWO = [pytest.param(name, [], id=name) for name in ALGORITHMS if name != "LitMAML"]
 # A rate at which training through batch norm stays finite: else rounding errors grow with the weights.
-NORM = ["--model_class=test_algorithms.NormMLP", "--outer_lr=0.001"]
+NORM = ["--model_class=helpers.BatchNormMLP", "--outer_lr=0.001"]
 TWO.append(pytest.param("LitMAMLPlusPlus", NORM, id="per-step batch norm"))
 
 
@@ -102,7 +81,7 @@ def test_two_processes_are_one(algorithm, model, tmp_path, monkeypatch):
 
     Batch norm's running statistics are in the checkpoint too.
     """
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     common = [flag for flag in SINUSOID if not (model and flag.startswith("--width"))]
     flags = [*common, f"--lit_model_class={algorithm}", "--precision=64", "--outer_optimizer=sgd"]
     flags += ["--outer_lr=0.5", "--limit_test_batches=0", "--limit_val_batches=0", *model]

@@ -316,7 +316,7 @@ def weights(folder):
 
 @pytest.mark.parametrize(
     ("model", "chunks"),
-    [([], []), ([], ["--tasks_at_once=2"]), (["--model_class=test_run_experiment.BatchNormMLP"], [])],
+    [([], []), ([], ["--tasks_at_once=2"]), (["--model_class=helpers.BatchNormMLP"], [])],
     ids=["MLP", "MLP, two tasks at once", "BatchNormMLP"],
 )
 def test_two_processes_are_one(tmp_path, model, chunks, monkeypatch):
@@ -324,7 +324,7 @@ def test_two_processes_are_one(tmp_path, model, chunks, monkeypatch):
 
     Two tasks at once are two chunks in the first process, and one in the second.
     """
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     model = [*model, *(["--width=8"] if not model else [])]
     flags = ["--precision=64", "--outer_optimizer=sgd", "--outer_lr=1", "--max_steps=3", "--val_check_interval=1"]
     start = [*flags[:3], "--max_steps=1", "--limit_val_batches=0", "--limit_test_batches=0", "--outer_lr=1e-300"]
@@ -345,34 +345,15 @@ def test_two_processes_are_one(tmp_path, model, chunks, monkeypatch):
     assert [p.name for p in (tmp_path / "two" / "Sinusoid-LitMAML").iterdir()] == ["version_0"]
 
 
-class BatchNormMLP(torch.nn.Module):
-    """Batch norm with running statistics, as a user may write it."""
-
-    def __init__(self, input_shape, output_size):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(*input_shape, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, output_size)
-        )
-
-    def forward(self, x):
-        return self.layers(x)
-
-
 def test_fewer_tasks_than_processes_are_refused(tmp_path):
     with pytest.raises(AssertionError, match="--batch_size=1 is fewer tasks than the 2 processes"):
         cli(tmp_path, "--batch_size=1", "--num_processes=2", "--max_steps=1")
 
 
-class WithAnUnusedLayer(BatchNormMLP):
-    def __init__(self, input_shape, output_size):
-        super().__init__(input_shape, output_size)
-        self.unused = torch.nn.Linear(3, 3)
-
-
 def test_parameters_that_no_loss_reaches_do_not_stop_two_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     monkeypatch.setattr(sys.modules[__name__], "QUICK", [flag for flag in QUICK if not flag.startswith("--width")])
-    cli(tmp_path, "--model_class=test_run_experiment.WithAnUnusedLayer", "--num_processes=2", "--max_steps=3")
+    cli(tmp_path, "--model_class=helpers.WithAnUnusedLayer", "--num_processes=2", "--max_steps=3")
 
 
 def test_fewer_episodes_than_processes_are_refused(tmp_path):

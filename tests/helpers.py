@@ -1,0 +1,54 @@
+"""What several test files set up alike."""
+
+import itertools
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from few_shot.episodes import SPLITS
+
+
+def write_random_class_folders(root, classes, images):
+    """So many small random images in each of so many classes a split, as mini-ImageNet's class folders."""
+    rng = np.random.default_rng(0)
+    for split, number in itertools.product(SPLITS, range(classes)):
+        folder = root / split / f"{split}{number}"
+        folder.mkdir(parents=True)
+        for i in range(images):
+            Image.fromarray(rng.integers(0, 256, (84, 84, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return root
+
+
+def bare_trainer(**arguments):
+    """A Trainer on the CPU that only trains, and writes nothing."""
+    return pl.Trainer(
+        accelerator="cpu",
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+        **arguments,
+    )
+
+
+class BatchNormMLP(torch.nn.Module):
+    """Batch norm with running statistics, as a user may write it."""
+
+    def __init__(self, input_shape, output_size):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(*input_shape, 8), torch.nn.BatchNorm1d(8), torch.nn.Tanh(), torch.nn.Linear(8, output_size)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class WithAnUnusedLayer(BatchNormMLP):
+    def __init__(self, input_shape, output_size):
+        super().__init__(input_shape, output_size)
+        self.unused = torch.nn.Linear(3, 3)
