@@ -20,10 +20,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.autograd import Function
 
 from few_shot.adaptation import Predict
 from few_shot.inner_optimizers import Weights
+from few_shot.second_order import affine, convolution, moments, pooled_moments
 
 #: (every parameter [T, ...], activations) -> activations
 Layer = Callable[[Weights, Tensor], Tensor]
@@ -94,7 +94,7 @@ def assemble(model: nn.Module) -> list[Layer] | None:
                     norm = (chain.pop(0)[0], bn.eps)
                 relu = chain.pop(0) if chain and isinstance(chain[0][1], nn.ReLU) else None
                 pool = chain.pop(0) if relu and chain and _is_halving(chain[0][1]) else None
-                layers.append(_convolution(name, module, norm, relu is not None, pool is not None))
+                layers.append(_block(name, module, norm, relu is not None, pool is not None))
             case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)) if are_maps:
                 layers.append(lambda weights, x: x.mean((2, 3), keepdim=True))
             case nn.Flatten(start_dim=1, end_dim=-1):
@@ -141,11 +141,11 @@ def _linear(name: str, module: nn.Linear) -> Layer:
     return linear
 
 
-def _convolution(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, relu: bool, pool: bool) -> Layer:
+def _block(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, relu: bool, pool: bool) -> Layer:
     """A convolution and what follows it in a block; ``norm`` is a batch norm's name and ε."""
     settings: tuple[Any, Any, Any] = (conv.stride, conv.padding, conv.dilation)
 
-    def convolution(weights: Weights, x: Tensor) -> Tensor:
+    def block(weights: Weights, x: Tensor) -> Tensor:
         filters = weights[f"{name}.weight"]
         geometry = (*settings, len(filters))
         filters = filters.flatten(0, 1)
@@ -158,38 +158,10 @@ def _convolution(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, rel
             if pool:
                 sign = 1 - 2 * (scale.detach() < 0).to(scale)
                 filters, scale = filters * sign[:, None, None, None], scale * sign
-            x = F.conv2d(x, filters, None, *geometry).to(scale.dtype)  # statistics are exact, autocast or not
-            mean, var = moments(x)
+            x = convolution(x, filters, geometry).to(scale.dtype)  # statistics are exact, autocast or not
+            x, mean, var = pooled_moments(x) if pool else (x, *moments(x))
             scale = scale * torch.rsqrt(var + norm[1])
-            shift = shift - mean * scale
-            x = F.max_pool2d(x, 2) if pool else x
-            x = torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+            x = affine(x, scale, shift - mean * scale)
         return x.relu_() if relu else x
 
-    return convolution
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each channel's mean and variance, ``[C]`` each, of ``[n, C, H, W]``."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        return Moments.apply(x)
-    var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    return mean, var
-
-
-class Moments(Function):
-    """What ``torch.var_mean`` gives, many times as fast on the CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-        ctx.save_for_backward(x, mean)
-        return mean, var
-
-    @staticmethod
-    def backward(ctx: Any, by_mean: Tensor, by_var: Tensor) -> Tensor:  # type: ignore[override]
-        x, mean = ctx.saved_tensors
-        samples = x.numel() // x.shape[1]
-        slope = 2 / samples * by_var
-        constant = by_mean / samples - slope * mean
-        return torch.addcmul(constant[:, None, None], x, slope[:, None, None])
+    return block

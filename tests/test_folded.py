@@ -11,7 +11,7 @@ from torch import nn
 
 from few_shot.adaptation import predictor, stack
 from few_shot.episodes import EpisodeBatch
-from few_shot.folded import assemble, folded_predictor, moments
+from few_shot.folded import assemble, folded_predictor
 from few_shot.lit_models import LitANIL, LitBOIL, LitMAML
 from few_shot.models import Conv4, ResNet12, SinusoidMLP
 
@@ -159,12 +159,6 @@ def watched():
 )
 def test_other_models_have_no_fast_path(model):
     assert assemble(model) is None
-
-
-def test_derivatives_of_moments():
-    x = torch.randn(2, 4, 6, 7, requires_grad=True)
-    assert torch.autograd.gradcheck(moments, x)
-    assert torch.autograd.gradgradcheck(moments, x)
 
 
 @pytest.mark.parametrize("kind", ["max-pool", "stride", "MLP"])
