@@ -132,7 +132,10 @@ def _unfold(weights: Weights, x: Tensor) -> Tensor:
 def _linear(name: str, module: nn.Linear) -> Layer:
     def linear(weights: Weights, x: Tensor) -> Tensor:
         weight, samples = weights[f"{name}.weight"].mT, x.flatten(1, -2)
-        if module.bias is None:
+        if 1 in module.weight.shape and torch.compiler.is_compiling():
+            samples = (samples[:, :, None] * weight.mT[:, None]).sum(-1)
+            samples = samples if module.bias is None else samples + weights[f"{name}.bias"][:, None]
+        elif module.bias is None:
             samples = samples @ weight
         else:
             samples = torch.baddbmm(weights[f"{name}.bias"][:, None], samples, weight)

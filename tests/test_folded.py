@@ -164,6 +164,7 @@ def test_other_models_have_no_fast_path(model):
 @pytest.mark.parametrize("kind", ["max-pool", "stride", "MLP"])
 def test_compiles_to_the_same_gradient(kind, batch, monkeypatch):
     """torch.compile drops what it cannot differentiate twice without a word; its tracing is tried, not its C++."""
+    monkeypatch.setattr(LitMAML, "reason_not_to_compile", lambda self, batch: None)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     model = chain(kind)
     lit_model = LitMAML(model, inner_lr=RATE, inner_loop_steps=STEPS)

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from few_shot.adaptation import task_loss
+from few_shot.compilation import compile_scores
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
@@ -115,22 +116,33 @@ class LitMetaLearner(pl.LightningModule):
     # The outer loop.
 
     def compile_outer_step(self) -> None:
-        """Compile :meth:`outer_scores`, inner loop and all; a model that cannot be compiled runs as it is."""
-        import torch._dynamo.config as dynamo  # here, because it takes a second
+        """Compile :meth:`outer_scores` and its gradient, when it is first called; what cannot be runs as it is."""
+        plain = self.outer_scores
+        compiled = compile_scores(plain, [p for p in self.parameters() if p.requires_grad])
 
-        dynamo.trace_autograd_ops = True
-        plain, compiled = self.outer_scores, torch.compile(self.outer_scores, fullgraph=True)
+        def first_call(batch: EpisodeBatch) -> TaskScores:
+            reason = self.reason_not_to_compile(batch)
+            if reason is None:
+                self.outer_scores = outer_scores  # type: ignore[method-assign]
+                return outer_scores(batch)
+            return as_it_is(batch, reason)
 
         def outer_scores(batch: EpisodeBatch) -> TaskScores:
             try:
-                return compiled(batch)
+                return TaskScores(*compiled(batch))
             except Exception as error:
-                reason = str(error).strip().splitlines()[0]
-                rank_zero_warn(f"--compile: this experiment cannot be compiled and runs as it is ({reason}).")
-                self.outer_scores = plain  # type: ignore[method-assign]
-                return plain(batch)
+                return as_it_is(batch, f"it cannot be compiled: {str(error).strip().splitlines()[0]}")
 
-        self.outer_scores = outer_scores  # type: ignore[method-assign]
+        def as_it_is(batch: EpisodeBatch, reason: str) -> TaskScores:
+            rank_zero_warn(f"--compile: this experiment runs as it is ({reason}).")
+            self.outer_scores = plain  # type: ignore[method-assign]
+            return plain(batch)
+
+        self.outer_scores = first_call  # type: ignore[method-assign]
+
+    def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
+        """Why a batch's step should not be compiled although asked for; None where it should."""
+        return None
 
     def scores(self, predictions: Tensor, targets: Tensor) -> TaskScores:
         """Loss and metric of T tasks; predictions ``[T, n, out]``, targets ``[T, n]`` or ``[T, n, 1]``."""

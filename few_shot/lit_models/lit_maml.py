@@ -48,6 +48,12 @@ class LitMAML(LitMetaLearner):
         _ = self.folded_layers  # found now, for the search cannot be compiled
         super().compile_outer_step()
 
+    def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
+        convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
+        if convolutional and self.folded_layers is not None and batch.support_x.device.type == "cpu":
+            return "on the CPU the fast path of a convolutional network is faster than compiled code"
+        return None
+
     @cached_property
     def folded_layers(self) -> list[Layer] | None:
         """The model's fast path, if it has one."""

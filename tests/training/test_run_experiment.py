@@ -261,7 +261,7 @@ def test_compiled_run(tmp_path):
 
 
 def test_what_cannot_be_compiled_runs_as_it_is(tmp_path):
-    with pytest.warns(UserWarning, match="--compile: this experiment cannot be compiled"):
+    with pytest.warns(UserWarning, match="--compile: this experiment runs as it is .it cannot be compiled: "):
         compiled = run(tmp_path, "--max_steps=2", "--loss=test_run_experiment.loss_with_a_side_effect", "--compile")
     assert compiled == run(tmp_path, "--max_steps=2", "--loss=test_run_experiment.loss_with_a_side_effect")
 

@@ -1,0 +1,53 @@
+"""A meta-training step as one compiled function: losses, inner loop and outer gradient."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from few_shot.episodes import EpisodeBatch
+
+#: batch of T tasks -> each task's loss and metric, ``[T]`` both
+Scores = Callable[[EpisodeBatch], tuple[Tensor, Tensor]]
+
+
+def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores:
+    """The same function, compiled together with its gradient: autograd has nothing left to do but to hand it on.
+
+    The gradient is that of the losses' sum, so whatever is made of them must weigh all tasks alike.
+    """
+    import torch._dynamo.config as dynamo  # here, because it takes a second
+
+    dynamo.trace_autograd_ops = True
+
+    def scores_and_gradients(batch: EpisodeBatch) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        loss, metric = scores(batch)
+        return loss.detach(), metric, torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+
+    compiled: Callable | None = None
+
+    def compiled_scores(batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
+        nonlocal compiled
+        if compiled is None:  # C++ calls the kernels too, which on the CPU are small
+            options: Any = {"cpp_wrapper": True} if batch.index.device.type == "cpu" else None
+            compiled = torch.compile(scores_and_gradients, fullgraph=True, dynamic=False, options=options)
+        loss, metric, gradients = compiled(batch)
+        reached = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        return _WithGradient.apply(loss, [g for _, g in reached], *(p for p, _ in reached)), metric
+
+    return compiled_scores
+
+
+class _WithGradient(Function):
+    """Losses ``[T]`` whose sum's gradient by the parameters is known."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return losses.clone()
+
+    @staticmethod
+    def backward(ctx: Any, by_losses: Tensor) -> Any:  # type: ignore[override]
+        return None, None, *torch._foreach_mul(ctx.gradients, by_losses[0])
