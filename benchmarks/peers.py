@@ -22,7 +22,7 @@ def ours(problem: Problem) -> Step:
     lit_model, batch = problem.lit_model, problem.batch
 
     def train() -> list[Tensor]:
-        lit_model.zero_grad()
+        problem.zero_grad()
         for chunk in batch.chunks(lit_model.tasks_at_once or len(batch.index)):
             (lit_model.outer_scores(chunk).loss.sum() / len(batch.index)).backward()
         return problem.gradients()
@@ -137,7 +137,7 @@ def _task_by_task(problem: Problem, query_losses: Callable) -> Step:
     """Task after task: each query loss's gradient is added to ``.grad`` before the next task begins."""
 
     def train() -> list[Tensor]:
-        problem.model.zero_grad()
+        problem.zero_grad()
         for loss in query_losses():
             (loss / len(problem.batch.index)).backward()
         return problem.gradients()

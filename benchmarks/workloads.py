@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,8 +81,16 @@ class Problem:
         """Each task's support_x, support_y, query_x, query_y."""
         return zip(*self.batch[:4], strict=True)
 
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.model.parameters())
+
+    def zero_grad(self) -> None:
+        for p in self.parameters:
+            p.grad = None
+
     def gradients(self) -> list[Tensor]:
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.model.parameters()]
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
 
 
 def build(
