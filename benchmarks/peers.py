@@ -23,7 +23,7 @@ def ours(problem: Problem) -> Step:
 
     def train() -> list[Tensor]:
         problem.zero_grad()
-        for chunk in batch.chunks(lit_model.tasks_at_once or len(batch.index)):
+        for chunk in lit_model.chunks(batch):
             (lit_model.outer_scores(chunk).loss.sum() / len(batch.index)).backward()
         return problem.gradients()
 

@@ -24,7 +24,7 @@ class Workload:
         rounds: how often everybody takes a turn.
         test: whether it is a batch of test episodes, scored after the last inner step, instead of a training step.
         sinusoid: whether it is regression of sine waves; images otherwise.
-        also: who takes part here alone (compiling a convolutional network takes minutes).
+        also: who takes part here alone.
     """
 
     title: str
@@ -42,14 +42,14 @@ WORKLOADS = {
         ("--data_class=Sinusoid",),
         40,
         sinusoid=True,
-        also=("ours, --compile", "jax"),
+        also=("jax",),
     ),
     "omniglot": Workload("Omniglot 5-way 1-shot, 32 tasks, 1 inner step", ("--data_class=Omniglot",), 15),
     "mini_imagenet": Workload(
         MINI_IMAGENET,
         ("--data_class=MiniImagenet",),
         7,
-        also=("ours, --compile", "ours, --tasks_at_once=1"),
+        also=("ours, --tasks_at_once=4",),
     ),
     "mini_imagenet_first_order": Workload(
         f"{MINI_IMAGENET}, first order", ("--data_class=MiniImagenet", "--first_order"), 7

@@ -194,3 +194,13 @@ def test_beats_joint_training_on_the_sinusoid():
     maml_mse, joint_mse = (m.step_scores(test, [5])[0].metric.mean().item() for m in (maml, joint))
     assert maml_mse < 0.5 * joint_mse
     assert joint_mse > 1.5
+
+
+@pytest.mark.parametrize(("size", "chunks"), [(84, [2, 2]), (32, [4]), (200, [1, 1, 1, 1])])
+def test_large_tasks_are_computed_a_few_at_a_time(size, chunks):
+    """1-shot tasks of four with 15 queries a class: two fit at 84 pixels, all at 32, and one always does."""
+    image = torch.zeros(()).expand(4, 80, 3, size, size)
+    labels = torch.zeros(4, 80)
+    batch = EpisodeBatch(image[:, :5], labels[:, :5], image[:, 5:], labels[:, 5:], torch.arange(4))
+    assert [len(chunk.index) for chunk in lit_maml().chunks(batch)] == chunks
+    assert len(lit_maml(tasks_at_once=4).chunks(batch)) == 1
