@@ -45,6 +45,7 @@ def our_episodes(data_dir: str, workers: int) -> Rival:
     keep_freed_memory()
     data = MiniImagenet(data_dir=data_dir, query_samples=15, num_workers=workers)
     data.setup()
+    data.stores["train"].images.max()  # in memory and mapped, as the peer's images are
     batches = iter(data.train_dataloader())
 
     def take_turn() -> float:

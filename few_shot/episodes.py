@@ -94,12 +94,14 @@ def sample_without_replacement(words: NDArray, population: NDArray | int) -> NDA
         ``[B, k]``.
     """
     k = words.shape[1] // 2
-    chosen = np.empty((len(words), k), dtype=np.int64)
-    for i in range(k):
-        last = np.asarray(population - k + i, dtype=np.int64)
-        candidate = ((words[:, i] * (last + 1).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
-        taken = (chosen[:, :i] == candidate[:, None]).any(axis=1)
-        chosen[:, i] = np.where(taken, last, candidate)
+    last = np.broadcast_to(np.reshape(population, (-1, 1)) + np.arange(-k, 0), (len(words), k))
+    chosen = ((words[:, :k] * (last + 1).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+    ordered = np.sort(chosen, axis=1)
+    for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):  # where a number comes up again
+        taken: dict[int, None] = {}
+        for candidate, instead in zip(chosen[row].tolist(), last[row].tolist(), strict=True):
+            taken[instead if candidate in taken else candidate] = None
+        chosen[row] = list(taken)
     return np.take_along_axis(chosen, np.argsort(words[:, k:], axis=1), axis=1)
 
 

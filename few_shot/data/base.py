@@ -233,10 +233,12 @@ class ImageEpisodes(EpisodeDataModule):
             seed, split, index, store.class_sizes, ways, shots + self.queries(split), self.shuffle_labels
         )
         rows = store.class_starts[classes][:, :, None] + samples  # [T, N, K+Q]
+        images = torch.from_numpy(store.images)
 
         def gather(rows: NDArray) -> tuple[Tensor, Tensor]:
-            labels = torch.arange(ways).repeat_interleave(rows.shape[2]).expand(len(index), -1)
-            return torch.from_numpy(store.images[rows.reshape(len(index), -1)]), labels.contiguous()
+            rows = rows.reshape(len(index), -1)
+            labels = torch.arange(ways).repeat_interleave(rows.shape[1] // ways).repeat(len(index), 1)
+            return images.index_select(0, torch.from_numpy(rows.ravel())).unflatten(0, rows.shape), labels
 
         return EpisodeBatch(*gather(rows[:, :, :shots]), *gather(rows[:, :, shots:]), torch.as_tensor(index))
 

@@ -63,7 +63,7 @@ class ImageStore:
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
             listed = manifest["splits"][split]
-            images = np.load(folder / f"{split}.npy", mmap_mode="r")
+            images = np.load(folder / f"{split}.npy", mmap_mode="c")  # the file itself is never written to
             right = images.shape == (sum(listed["class_sizes"]), *manifest["image_shape"])
             if manifest["version"] != FORMAT_VERSION or not right:
                 raise ValueError("it was written by another version, or is damaged")
