@@ -12,6 +12,10 @@ from few_shot.episodes import EpisodeBatch
 #: batch of T tasks -> each task's loss and metric, ``[T]`` both
 Scores = Callable[[EpisodeBatch], tuple[Tensor, Tensor]]
 
+#: C++ calls the kernels too, which are small; and that they run on this CPU is believed, for each start would take ten
+#: seconds to try it.
+ON_THE_CPU = {"cpp_wrapper": True, "cpp.vec_isa_ok": True}
+
 
 def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores:
     """The same function, compiled together with its gradient: autograd has nothing left to do but to hand it on.
@@ -30,8 +34,8 @@ def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores
 
     def compiled_scores(batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         nonlocal compiled
-        if compiled is None:  # C++ calls the kernels too, which on the CPU are small
-            options: Any = {"cpp_wrapper": True} if batch.index.device.type == "cpu" else None
+        if compiled is None:
+            options: Any = ON_THE_CPU if batch.index.device.type == "cpu" else None
             compiled = torch.compile(scores_and_gradients, fullgraph=True, dynamic=False, options=options)
         loss, metric, gradients = compiled(batch)
         reached = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
