@@ -221,8 +221,7 @@ class LitMetaLearner(pl.LightningModule):
     def _stop_unless_finite(self, batch: EpisodeBatch, loss: Tensor) -> None:
         """Raise TrainingDiverged, in all processes alike, before a bad gradient reaches the weights."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
-        finite = bool(torch.isfinite(loss).all() & torch.isfinite(largest))
+        finite = math.isfinite(torch.nn.utils.get_total_norm([loss, *gradients], norm_type=math.inf))
         if self.trainer.strategy.reduce_boolean_decision(finite):
             return
         bad = batch.index[~torch.isfinite(loss)].tolist()
