@@ -183,7 +183,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_image_store import *
 
 def read(split, name):
-    print(name, flush=True)
+    print(name + "\\n", end="", flush=True)  # in one piece: several threads read
     time.sleep(float(sys.argv[2]))
     return make_source().read(split, name)
 
