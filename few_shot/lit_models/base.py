@@ -22,7 +22,7 @@ from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
 
-#: Inputs computed at once on the CPU: two of mini-ImageNet's 1-shot tasks, whose maps fill a cache as all four do.
+#: Input values computed at once on the CPU: two of mini-ImageNet's 1-shot tasks, too much for any cache already.
 VALUES_AT_ONCE = 5_000_000
 
 
@@ -51,7 +51,7 @@ class LitMetaLearner(pl.LightningModule):
         outer_lr: learning rate of the outer loop.
         outer_schedule: keep the outer rate, or let it fall to zero along a cosine over max_steps.
         tasks_at_once: tasks whose graphs are in memory at the same time in training; None for all, but on the CPU for
-            as many as their inputs fit a cache, which takes as long and less memory.
+            no more than five million input values, where more take memory and gain no time.
         weight_decay: L2 penalty on the model's weights in the outer optimiser (decoupled in adamw).
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).

@@ -315,11 +315,11 @@ def weights(folder):
 
 
 @pytest.mark.parametrize(
-    ("model", "chunks"),
-    [([], []), ([], ["--tasks_at_once=2"]), (["--model_class=helpers.BatchNormMLP"], [])],
-    ids=["MLP", "MLP, two tasks at once", "BatchNormMLP"],
+    ("model", "own"),
+    [([], []), ([], ["--tasks_at_once=2"]), ([], ["--compile"]), (["--model_class=helpers.BatchNormMLP"], [])],
+    ids=["MLP", "MLP, two tasks at once", "MLP, compiled", "BatchNormMLP"],
 )
-def test_two_processes_are_one(tmp_path, model, chunks, monkeypatch):
+def test_two_processes_are_one(tmp_path, model, own, monkeypatch):
     """Five tasks over two processes: plain SGD at rate 1 moves the weights by the sum of three gradients.
 
     Two tasks at once are two chunks in the first process, and one in the second.
@@ -332,7 +332,7 @@ def test_two_processes_are_one(tmp_path, model, chunks, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "QUICK", quick)
     cli(tmp_path / "start", *start, *model)
     cli(tmp_path / "one", *flags, *model)
-    output = cli(tmp_path / "two", *flags, *model, *chunks, "--accelerator=ddp", "--num_processes=2")
+    output = cli(tmp_path / "two", *flags, *model, *own, "--accelerator=ddp", "--num_processes=2")
     zero, one, two = (weights(tmp_path / name / RUN) for name in ("start", "one", "two"))
     assert (one - zero).norm() > 0.1
     assert ((two - one).norm() / (one - zero).norm()).item() < 1e-12
