@@ -34,7 +34,7 @@ def convolution(x: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
 def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Each channel's ``x * scale + shift``, of ``[n, C, H, W]``, ``[C]`` and ``[C]``."""
     if _plain(x):
-        return torch.addcmul(_per_channel(shift), x, _per_channel(scale))
+        return _affine(x, scale, shift)
     return Affine.apply(x, scale, shift)
 
 
@@ -55,6 +55,10 @@ def pooled_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _plain(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(_per_channel(shift), x, _per_channel(scale))
 
 
 def _per_channel(values: Tensor) -> Tensor:
@@ -116,7 +120,7 @@ class Affine(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         ctx.save_for_backward(x, scale)
-        return torch.addcmul(_per_channel(shift), x, _per_channel(scale))
+        return _affine(x, scale, shift)
 
     @staticmethod
     def backward(ctx: Any, by_y: Tensor) -> Any:  # type: ignore[override]
@@ -134,7 +138,7 @@ class AffineGradient(Function):
     @staticmethod
     def backward(ctx: Any, x_: Tensor, scale_: Tensor, shift_: Tensor) -> Any:  # type: ignore[override]
         by_y, x, scale = ctx.saved_tensors
-        by_by_y = torch.addcmul(_per_channel(shift_), x, _per_channel(scale_)).addcmul_(x_, _per_channel(scale))
+        by_by_y = _affine(x, scale_, shift_).addcmul_(x_, _per_channel(scale))
         by_x, by_scale, _ = _affine_gradient(by_y, x_, scale_)
         return by_by_y, by_x, by_scale
 
@@ -189,7 +193,7 @@ class PooledMomentsGradient(Function):
     @staticmethod
     def forward(ctx: Any, by_pooled: Tensor, x: Tensor, scale: Tensor, shift: Tensor, winners: Tensor) -> Tensor:
         ctx.save_for_backward(x, scale, winners)
-        by_x = torch.addcmul(_per_channel(shift), x, _per_channel(scale))
+        by_x = _affine(x, scale, shift)
         pixels = by_x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])  # never a copy
         pixels.scatter_add_(1, _pixels(winners), _pixels(by_pooled))
         return by_x

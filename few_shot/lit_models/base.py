@@ -124,28 +124,21 @@ class LitMetaLearner(pl.LightningModule):
         plain = self.outer_scores
         compiled = compile_scores(plain, [p for p in self.parameters() if p.requires_grad])
 
-        def first_call(batch: EpisodeBatch) -> TaskScores:
+        def outer_scores(batch: EpisodeBatch) -> TaskScores:
             reason = self.reason_not_to_compile(batch)
             if reason is None:
-                self.outer_scores = outer_scores  # type: ignore[method-assign]
-                return outer_scores(batch)
-            return as_it_is(batch, reason)
-
-        def outer_scores(batch: EpisodeBatch) -> TaskScores:
-            try:
-                return TaskScores(*compiled(batch))
-            except Exception as error:
-                return as_it_is(batch, f"it cannot be compiled: {str(error).strip().splitlines()[0]}")
-
-        def as_it_is(batch: EpisodeBatch, reason: str) -> TaskScores:
+                try:
+                    return TaskScores(*compiled(batch))
+                except Exception as error:
+                    reason = f"it cannot be compiled: {str(error).strip().splitlines()[0]}"
             rank_zero_warn(f"--compile: this experiment runs as it is ({reason}).")
             self.outer_scores = plain  # type: ignore[method-assign]
             return plain(batch)
 
-        self.outer_scores = first_call  # type: ignore[method-assign]
+        self.outer_scores = outer_scores  # type: ignore[method-assign]
 
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
-        """Why a batch's step should not be compiled although asked for; None where it should."""
+        """Why a batch's step should not be compiled although asked for; None where it should. Asked at every step."""
         return None
 
     def scores(self, predictions: Tensor, targets: Tensor) -> TaskScores:

@@ -49,10 +49,14 @@ class LitMAML(LitMetaLearner):
         super().compile_outer_step()
 
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
-        convolutional = any(isinstance(module, nn.Conv2d) for module in self.model.modules())
-        if convolutional and self.folded_layers is not None and batch.support_x.device.type == "cpu":
+        if batch.support_x.device.type == "cpu" and self.folds_convolutions:
             return "on the CPU the fast path of a convolutional network is faster than compiled code"
         return None
+
+    @cached_property
+    def folds_convolutions(self) -> bool:
+        """Whether the model is convolutional and has a fast path."""
+        return self.folded_layers is not None and any(isinstance(m, nn.Conv2d) for m in self.model.modules())
 
     @cached_property
     def folded_layers(self) -> list[Layer] | None:
