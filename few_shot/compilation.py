@@ -12,10 +12,6 @@ from few_shot.episodes import EpisodeBatch
 #: batch of T tasks -> each task's loss and metric, ``[T]`` both
 Scores = Callable[[EpisodeBatch], tuple[Tensor, Tensor]]
 
-#: C++ calls the kernels too, which are small; and that they run on this CPU is believed, for each start would take ten
-#: seconds to try it.
-ON_THE_CPU = {"cpp_wrapper": True, "cpp.vec_isa_ok": True}
-
 
 def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores:
     """The same function, compiled together with its gradient: autograd has nothing left to do but to hand it on.
@@ -35,13 +31,23 @@ def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores
     def compiled_scores(batch: EpisodeBatch) -> tuple[Tensor, Tensor]:
         nonlocal compiled
         if compiled is None:
-            options: Any = ON_THE_CPU if batch.index.device.type == "cpu" else None
+            options = _on_the_cpu() if batch.index.device.type == "cpu" else None
             compiled = torch.compile(scores_and_gradients, fullgraph=True, dynamic=False, options=options)
         loss, metric, gradients = compiled(batch)
         reached = [(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         return _WithGradient.apply(loss, [g for _, g in reached], *(p for p, _ in reached)), metric
 
     return compiled_scores
+
+
+def _on_the_cpu() -> dict[str, Any]:
+    from few_shot.small_products import SmallProducts  # here, because the compiler takes seconds to import
+
+    return {
+        "cpp_wrapper": True,  # C++ calls the kernels too, which are small
+        "cpp.vec_isa_ok": True,  # they run on this CPU: each start would take ten seconds to try it
+        "post_grad_custom_pre_pass": SmallProducts(),
+    }
 
 
 class _WithGradient(Function):
