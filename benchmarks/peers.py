@@ -24,7 +24,8 @@ def ours(problem: Problem) -> Step:
     def train() -> list[Tensor]:
         problem.zero_grad()
         for chunk in lit_model.chunks(batch):
-            (lit_model.outer_scores(chunk).loss.sum() / len(batch.index)).backward()
+            loss = lit_model.outer_scores(chunk).loss
+            loss.backward(torch.full_like(loss, 1 / len(batch.index)))
         return problem.gradients()
 
     def test() -> list[Tensor]:

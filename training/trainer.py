@@ -7,6 +7,7 @@ import platform
 import socket
 import time
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,6 +69,12 @@ class RunCheckpoint(ModelCheckpoint):
     It also keeps count where a resumed run keeps more or fewer of the best than before, which Lightning does not.
     """
 
+    @cached_property
+    def state_key(self) -> str:
+        return (
+            super().state_key
+        )  # Lightning asks for it before and after everything, and it takes a while to put together
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = ranked(state_dict["best_k_models"], Path(str(self.dirpath)), self.mode)[: self.save_top_k]
         state_dict = state_dict | {"dirpath": self.dirpath, "best_k_models": dict(best)}
@@ -101,6 +108,9 @@ def set_up_process(options: RunOptions) -> None:
     """What holds for the whole process: its memory, and no warnings that a user can do nothing about."""
     if options.keep_memory:
         keep_freed_memory()
+    if not torch.cuda.is_available():
+        # Lightning has PyTorch look for the driver again, a few times in each update, in case it is there by then.
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
