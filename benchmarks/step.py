@@ -73,7 +73,7 @@ def enter(name: str, workload: Workload, device: str) -> tuple[dict[str, Any], C
     if "--compile" not in flags:  # the same code compiled for other sizes says nothing of this one
         facts["result_64"] = _flat(make(build(workload, flags, device, torch.float64, tasks=2))())
     once = min(machine.seconds(step, device) for _ in range(2 if workload.sinusoid else 1))
-    times = max(1, math.ceil(0.03 / once))
+    times = max(1, math.ceil(0.1 / once))  # long enough to be about warm caches, as training is
     return facts, lambda: machine.seconds(step, device, times)
 
 
