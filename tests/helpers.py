@@ -1,6 +1,10 @@
 """What several test files set up alike."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -8,6 +12,8 @@ import torch
 from PIL import Image
 
 from few_shot.episodes import SPLITS
+
+ROOT = Path(__file__).parents[1]
 
 
 def write_random_class_folders(root, classes, images):
@@ -33,6 +39,21 @@ def bare_trainer(**arguments):
         inference_mode=False,
         **arguments,
     )
+
+
+def run_in_a_process(*flags):
+    """A run as a user starts it; what it prints."""
+    command = [sys.executable, "training/run_experiment.py", *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}  # for the models below
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def last_weights(folder):
+    """All of them, at the end of the run in the folder, as one vector."""
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return torch.cat([value.double().flatten() for value in state.values()])
 
 
 class BatchNormMLP(torch.nn.Module):

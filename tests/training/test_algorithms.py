@@ -1,18 +1,12 @@
 """Every algorithm through a whole run, in one process and in two."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from helpers import write_random_class_folders
+from helpers import last_weights, run_in_a_process, write_random_class_folders
 
 import few_shot.lit_models
 from training import evaluate, run_experiment
 
-ROOT = Path(__file__).parents[2]
 SINUSOID = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=4", "--test_episodes=6"]
 SINUSOID += ["--test_inner_loop_steps=2", "--outer_schedule=constant"]
 ALGORITHMS = [name for name in few_shot.lit_models.__all__ if name != "LitProtoNet"]
@@ -20,11 +14,6 @@ ALGORITHMS = [name for name in few_shot.lit_models.__all__ if name != "LitProtoN
 
 def checkpoints(log_dir, algorithm, data="Sinusoid"):
     return log_dir / f"{data}-{algorithm}" / "version_0" / "checkpoints"
-
-
-def weights(log_dir, algorithm):
-    state = torch.load(checkpoints(log_dir, algorithm) / "last.ckpt", weights_only=True)["state_dict"]
-    return torch.cat([value.double().flatten() for value in state.values()])
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -60,14 +49,6 @@ def test_prototypes_are_trained_with_more_classes_than_they_are_tested(image_fol
     assert evaluate.main([f"--checkpoint={best}"]) == summary
 
 
-def cli(log_dir, *flags):
-    """A run of its own process, as a user starts it."""
-    command = [sys.executable, "training/run_experiment.py", f"--log_dir={log_dir}", *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 TWO = [pytest.param(name, [], id=name) for name in ALGORITHMS if name != "LitMAML"]
 # A rate at which training through batch norm stays finite: else rounding errors grow with the weights.
 NORM = ["--model_class=helpers.BatchNormMLP", "--outer_lr=0.001"]
@@ -76,19 +57,19 @@ TWO.append(pytest.param("LitMAMLPlusPlus", NORM, id="per-step batch norm"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "model"), TWO)
-def test_two_processes_are_one(algorithm, model, tmp_path, monkeypatch):
+def test_two_processes_are_one(algorithm, model, tmp_path):
     """Five tasks over two processes: plain SGD at rate 1/2 moves all that is learned by the gradients' sum.
 
     Batch norm's running statistics are in the checkpoint too.
     """
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     common = [flag for flag in SINUSOID if not (model and flag.startswith("--width"))]
     flags = [*common, f"--lit_model_class={algorithm}", "--precision=64", "--outer_optimizer=sgd"]
     flags += ["--outer_lr=0.5", "--limit_test_batches=0", "--limit_val_batches=0", *model]
     run_experiment.main([*flags, "--outer_lr=1e-300", "--max_steps=1", f"--log_dir={tmp_path / 'start'}"])
     run_experiment.main([*flags, "--max_steps=2", f"--log_dir={tmp_path / 'one'}"])
-    cli(tmp_path / "two", *flags, "--max_steps=2", "--num_processes=2")
-    start, one, two = (weights(tmp_path / name, algorithm) for name in ("start", "one", "two"))
+    run_in_a_process(*flags, "--max_steps=2", "--num_processes=2", f"--log_dir={tmp_path / 'two'}")
+    runs = (tmp_path / name / f"Sinusoid-{algorithm}" / "version_0" for name in ("start", "one", "two"))
+    start, one, two = map(last_weights, runs)
     if algorithm == "LitRandom":
         assert torch.equal(one, start)
     else:

@@ -3,19 +3,17 @@
 import csv
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from helpers import last_weights, run_in_a_process
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import evaluate, run_experiment, visualize
 
-ROOT = Path(__file__).parents[2]
 QUICK = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=7", "--test_episodes=11"]
+WITHOUT_WIDTH = [flag for flag in QUICK if not flag.startswith("--width")]  # for models that have none
 RUN = "Sinusoid-LitMAML/version_0"
 
 
@@ -300,40 +298,23 @@ def test_wandb_without_key_or_network_is_offline_and_says_so(tmp_path, monkeypat
     assert list((tmp_path / RUN / "wandb").glob("offline-run-*"))
 
 
-def cli(log_dir, *flags):
-    """A run of its own process, as a user starts it."""
-    command = [sys.executable, "training/run_experiment.py", *QUICK, f"--log_dir={log_dir}", *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def weights(folder):
-    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return torch.cat([value.flatten() for value in state.values()])
-
-
 @pytest.mark.parametrize(
     ("model", "own"),
     [([], []), ([], ["--tasks_at_once=2"]), ([], ["--compile"]), (["--model_class=helpers.BatchNormMLP"], [])],
     ids=["MLP", "MLP, two tasks at once", "MLP, compiled", "BatchNormMLP"],
 )
-def test_two_processes_are_one(tmp_path, model, own, monkeypatch):
+def test_two_processes_are_one(tmp_path, model, own):
     """Five tasks over two processes: plain SGD at rate 1 moves the weights by the sum of three gradients.
 
     Two tasks at once are two chunks in the first process, and one in the second.
     """
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
-    model = [*model, *(["--width=8"] if not model else [])]
+    quick = WITHOUT_WIDTH if model else QUICK
     flags = ["--precision=64", "--outer_optimizer=sgd", "--outer_lr=1", "--max_steps=3", "--val_check_interval=1"]
     start = [*flags[:3], "--max_steps=1", "--limit_val_batches=0", "--limit_test_batches=0", "--outer_lr=1e-300"]
-    quick = [flag for flag in QUICK if not flag.startswith("--width")]
-    monkeypatch.setattr(sys.modules[__name__], "QUICK", quick)
-    cli(tmp_path / "start", *start, *model)
-    cli(tmp_path / "one", *flags, *model)
-    output = cli(tmp_path / "two", *flags, *model, *own, "--accelerator=ddp", "--num_processes=2")
-    zero, one, two = (weights(tmp_path / name / RUN) for name in ("start", "one", "two"))
+    processes = [*own, "--accelerator=ddp", "--num_processes=2"]
+    for name, more in {"start": start, "one": flags, "two": [*flags, *processes]}.items():
+        output = run_in_a_process(*quick, f"--log_dir={tmp_path / name}", *model, *more)
+    zero, one, two = (last_weights(tmp_path / name / RUN) for name in ("start", "one", "two"))
     assert (one - zero).norm() > 0.1
     assert ((two - one).norm() / (one - zero).norm()).item() < 1e-12
     for single, double in zip(*(rows(tmp_path / name / RUN / "metrics.csv") for name in ("one", "two")), strict=True):
@@ -347,18 +328,17 @@ def test_two_processes_are_one(tmp_path, model, own, monkeypatch):
 
 def test_fewer_tasks_than_processes_are_refused(tmp_path):
     with pytest.raises(AssertionError, match="--batch_size=1 is fewer tasks than the 2 processes"):
-        cli(tmp_path, "--batch_size=1", "--num_processes=2", "--max_steps=1")
+        run_in_a_process(*QUICK, f"--log_dir={tmp_path}", "--batch_size=1", "--num_processes=2", "--max_steps=1")
 
 
-def test_parameters_that_no_loss_reaches_do_not_stop_two_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
-    monkeypatch.setattr(sys.modules[__name__], "QUICK", [flag for flag in QUICK if not flag.startswith("--width")])
-    cli(tmp_path, "--model_class=helpers.WithAnUnusedLayer", "--num_processes=2", "--max_steps=3")
+def test_parameters_that_no_loss_reaches_do_not_stop_two_processes(tmp_path):
+    flags = ["--model_class=helpers.WithAnUnusedLayer", "--num_processes=2", "--max_steps=3"]
+    run_in_a_process(*WITHOUT_WIDTH, f"--log_dir={tmp_path}", *flags)
 
 
 def test_fewer_episodes_than_processes_are_refused(tmp_path):
     with pytest.raises(AssertionError, match="--val_episodes=1 is fewer than the 2 processes"):
-        cli(tmp_path, "--num_processes=2", "--max_steps=1", "--val_episodes=1")
+        run_in_a_process(*QUICK, f"--log_dir={tmp_path}", "--num_processes=2", "--max_steps=1", "--val_episodes=1")
 
 
 def test_devices_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
