@@ -5,8 +5,7 @@ Two rewrites of batched products ``[T, n, k] @ [T, k, m]``, exact but for the or
 - Autograd's gradient of ``x @ w.mT`` by ``w`` is a product and its transposition, which all that follows would have to
   read across memory. By (a b)ᵀ = bᵀ aᵀ it is computed in order.
 - With few k (the samples of a support set) a product is little more than a pass over its result. Written as a sum of
-  outer products it is fused with what comes next, a gradient step or a sum over tasks; BLAS is called for no less than
-  the whole result.
+  outer products, instead of a call of BLAS, it is fused with what comes next, a gradient step or a sum over tasks.
 """
 
 from typing import Any

@@ -71,9 +71,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     @cached_property
     def state_key(self) -> str:
-        return (
-            super().state_key
-        )  # Lightning asks for it before and after everything, and it takes a while to put together
+        """Its name among the callbacks, which Lightning has it put together before and after everything."""
+        return super().state_key
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = ranked(state_dict["best_k_models"], Path(str(self.dirpath)), self.mode)[: self.save_top_k]
