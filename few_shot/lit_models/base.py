@@ -51,7 +51,7 @@ class LitMetaLearner(pl.LightningModule):
         outer_lr: learning rate of the outer loop.
         outer_schedule: keep the outer rate, or let it fall to zero along a cosine over max_steps.
         tasks_at_once: tasks whose graphs are in memory at the same time in training; None for all, but on the CPU for
-            no more than five million input values, where more take memory and gain no time.
+            no more than five million input values, where more take memory and gain hardly any time.
         weight_decay: L2 penalty on the model's weights in the outer optimiser (decoupled in adamw).
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
