@@ -2,15 +2,13 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import run_in_a_process
 from oracles import adapt_one_task
 from torch.func import functional_call
 
@@ -20,7 +18,6 @@ from few_shot.lit_models import LitProtoNet
 from few_shot.models import Conv4, SinusoidMLP
 from training import evaluate, run_experiment
 
-ROOT = Path(__file__).parents[2]
 QUICK = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=7", "--test_episodes=6"]
 # Steps so large that validation goes up and down.
 QUICK += ["--val_check_interval=1", "--outer_lr=0.05", "--test_inner_loop_steps=2", "--precision=64"]
@@ -182,11 +179,10 @@ def test_prototypes_too_and_of_classes_the_logits_are_averaged(float64):
 def test_two_processes_are_one(finished, tmp_path):
     """Six episodes over two processes, each of which loads the members."""
     summary, folder = finished
-    command = [sys.executable, "training/evaluate.py", f"--checkpoint={folder / 'checkpoints' / 'last.ckpt'}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    checkpoint = f"--checkpoint={folder / 'checkpoints' / 'last.ckpt'}"
     for processes in (1, 2):
         flags = [f"--output_dir={tmp_path / str(processes)}", f"--num_processes={processes}"]
-        subprocess.run([*command, *flags], cwd=ROOT, env=environment, check=True, timeout=300, capture_output=True)
+        run_in_a_process(checkpoint, *flags, script="evaluate.py")
     one, two = (json.loads((tmp_path / n / "test_metrics.json").read_text())["ensemble"] for n in ("1", "2"))
     assert two["mean"] == pytest.approx(one["mean"], rel=1e-12)
     assert two["mean"] == pytest.approx(summary["ensemble"]["mean"], rel=1e-12)
