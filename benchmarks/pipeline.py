@@ -1,7 +1,6 @@
 """What surrounds a step: episodes out of the data module, and the Trainer's loop. Entries of a race."""
 
 import contextlib
-import itertools
 import json
 import os
 import random
@@ -17,42 +16,48 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch.utils.data import TensorDataset
 
+from benchmarks.machine import seconds
 from few_shot.data import MiniImagenet
 from few_shot.data.image_store import FORMAT_VERSION
 from few_shot.data.mini_imagenet import find_mini_imagenet
-from few_shot.episodes import SPLITS
+from few_shot.episodes import SPLITS, EpisodeBatch
 from training.command_line import parse
 from training.record import record
 from training.trainer import build_trainer, keep_freed_memory, set_up_process
 
 Rival = tuple[dict[str, Any], Callable[[], float]]
 
-EPISODES = 80  # a turn draws so many
+EPISODES = 640  # a turn draws so many
 UPDATES, WARM_UP = 600, 100  # a turn trains so long, and what of it is not counted
 
 
-def episode_rivals(data_dir: str) -> dict[str, tuple[Callable, tuple]]:
+def episode_rivals(data_dir: str, device: str) -> dict[str, tuple[Callable, tuple]]:
     """Seconds an episode: mini-ImageNet 5-way 1-shot, 15 queries, as uint8 images."""
     return {
-        "ours, in the process": (our_episodes, (data_dir, 0)),
-        "ours, --num_workers=1": (our_episodes, (data_dir, 1)),
-        "learn2learn": (learn2learn_episodes, (data_dir,)),
+        "ours, rows of the store": (our_episodes, (data_dir, None)),
+        "ours, images gathered on the CPU": (our_episodes, (data_dir, "cpu")),
+        **({} if device == "cpu" else {"ours, images gathered on the GPU": (our_episodes, (data_dir, device))}),
+        "learn2learn, images": (learn2learn_episodes, (data_dir,)),
     }
 
 
-def our_episodes(data_dir: str, workers: int) -> Rival:
-    """Meta-batches of four through the data module's own loader."""
+def our_episodes(data_dir: str, device: str | None) -> Rival:
+    """Meta-batches of four through the data module's own loader, with the images on a device or without them."""
     keep_freed_memory()
-    data = MiniImagenet(data_dir=data_dir, query_samples=15, num_workers=workers)
+    data = MiniImagenet(data_dir=data_dir, query_samples=15)
     data.setup()
-    data.stores["train"].images.max()  # in memory and mapped, as the peer's images are
+    store = data.stores["train"]
+    store.images.max()  # in memory and mapped, as the peer's images are
     batches = iter(data.train_dataloader())
 
+    def draw() -> None:
+        batch = next(batches)
+        if device is not None:
+            for rows in (batch.support_x, batch.query_x):
+                store.gather(rows.to(device))
+
     def take_turn() -> float:
-        started = time.perf_counter()
-        for _ in range(EPISODES // data.batch_size):
-            next(batches)
-        return (time.perf_counter() - started) / EPISODES
+        return seconds(draw, device or "cpu", EPISODES // data.batch_size) / data.batch_size
 
     take_turn()
     return {}, take_turn
@@ -120,18 +125,17 @@ def loop_rivals(device: str) -> dict[str, tuple[Callable, tuple]]:
 
 
 def bare_loop(flags: tuple[str, ...], device: str) -> Rival:
-    """Draw, step, Adam, in six lines."""
+    """Draw, step, Adam, and nothing else."""
     experiment = parse(flags, "benchmark")
     set_up_process(experiment.options)
     data, lit_model = experiment.build()
     lit_model.to(device)
     optimizer = lit_model.configure_optimizers()
-    number = itertools.count()
+    batches = iter(data.train_dataloader())
 
     def update() -> None:
-        tasks = next(number) * data.batch_size + np.arange(data.batch_size)
-        batch = data.draw("train", data.seed, tasks)
-        batch = data.prepare(type(batch)(*(x.to(device) for x in batch)), torch.float32, training=True)
+        batch = EpisodeBatch(*(x.to(device) for x in next(batches)))
+        batch = data.prepare(batch, "train", torch.float32)
         optimizer.zero_grad()
         lit_model.outer_scores(batch).loss.mean().backward()
         optimizer.step()

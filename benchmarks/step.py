@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             result["loop"] = race(pipeline.loop_rivals(options.device), options.rounds or 5)
         else:
             with pipeline.mini_imagenet_or_noise(environment.ROOT / "data") as (data_dir, images):
-                facts = race(pipeline.episode_rivals(data_dir), options.rounds or 15)
+                facts = race(pipeline.episode_rivals(data_dir, options.device), options.rounds or 15)
             result["episodes"] = {"images": images, "rivals": facts}
     output = options.output or speed_table.RESULTS / f"step_{options.device}.json"
     output.write_text(json.dumps(result, indent=1) + "\n")

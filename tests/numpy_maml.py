@@ -97,7 +97,7 @@ def compare_with_lit_maml(inner_lr=0.01, tasks=25):
 
     torch.manual_seed(0)
     data = Sinusoid()
-    batch = data.prepare(data.draw("train", 0, np.arange(tasks)), torch.float64, training=True)
+    batch = data.prepare(data.draw("train", 0, np.arange(tasks)), "train", torch.float64)
     by_task = list(zip(*(part.numpy() for part in batch[:4]), strict=True))
     errors = {}
     for first_order in (True, False):

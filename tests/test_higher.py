@@ -18,7 +18,7 @@ higher = pytest.importorskip("higher")
 def test_same_weights_and_episodes_give_the_same_meta_gradient(name, first_order, float64):
     torch.manual_seed(0)
     data = Sinusoid()
-    batch = data.prepare(data.draw("train", 0, np.arange(8)), torch.float64, training=True)
+    batch = data.prepare(data.draw("train", 0, np.arange(8)), "train", torch.float64)
     arguments = {"inner_lr": 0.01, "inner_loop_steps": 3, "inner_optimizer": name, "first_order": first_order}
     lit_model = LitMAML(SinusoidMLP(), loss="mse_loss", metric="mse", **arguments)
     model = lit_model.model

@@ -91,7 +91,7 @@ def lit_maml(name, **arguments):
 
 def episodes(index, dtype=torch.float32):
     data = Sinusoid()
-    return data.prepare(data.draw("train", 0, index), dtype, training=True)
+    return data.prepare(data.draw("train", 0, index), "train", dtype)
 
 
 def outer_gradient(lit_model, batch):

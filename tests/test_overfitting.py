@@ -34,7 +34,7 @@ def images(tmp_path_factory):
 def test_every_arm_is_measured_on_the_training_classes_as_on_validation(images, tmp_path):
     results, figure, logs = (tmp_path / name for name in ("results.json", "figure.png", "logs"))
     flags = [f"--data_dir={images}", "--train_classes=6", "--max_steps=2", "--val_check_interval=1", "--gpus=0"]
-    flags += ["--val_episodes=3", "--query_samples=1", "--test_query_samples=2", "--width=4", "--num_workers=0"]
+    flags += ["--val_episodes=3", "--query_samples=1", "--test_query_samples=2", "--width=4"]
     options = [f"--results={results}", f"--figure={figure}", f"--log_dir={logs}"]
     text = SCRIPT["main"]([*options, *flags])
     found = json.loads(results.read_text())

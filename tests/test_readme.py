@@ -68,7 +68,7 @@ def test_command_runs_for_one_step(command, generated_data, generated_omniglot, 
     if script.endswith("visualize.py"):
         visualize.main([*flags, f"--output={tmp_path / 'fit.png'}"])
         return
-    small = ["--test_episodes=2", "--val_episodes=2", "--num_workers=0", "--gpus=0"]
+    small = ["--test_episodes=2", "--val_episodes=2", "--gpus=0"]
     if script.endswith("evaluate.py"):
         evaluate.main([*flags, *small])
         return

@@ -99,7 +99,7 @@ def draw_fit(
     """Draw one unseen sine wave: the truth, the support points, and the prediction after some inner steps."""
     index = np.array([episode])
     dtype, device = lit_model.dtype, lit_model.device
-    batch = data.prepare(data.draw("test", data.eval_seed, index), dtype, training=False)
+    batch = data.prepare(data.draw("test", data.eval_seed, index), "test", dtype)
     batch = type(batch)(*(tensor.to(device) for tensor in batch))
     amplitude, phase = data.waves("test", data.eval_seed, index)
     x = torch.linspace(-5, 5, 200, dtype=dtype, device=device)[None, :, None]

@@ -40,6 +40,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     metric: Literal["accuracy", "mse"]
     loss: str  # the name of the default loss in torch.nn.functional
     input_shape: tuple[int, ...]  # of one sample, as the model gets it
+    updates_at_once = 1  # how many updates' episodes draw() gets to draw: more where that takes hardly longer
 
     def __init__(
         self,
@@ -91,8 +92,9 @@ class EpisodeDataModule(pl.LightningDataModule):
                 "give every process at least one."
             )
         mine = np.asarray(share(self.batch_size, rank, world_size))
-        indices = functools.partial(_numbers, mine, self.batch_size)
-        return self._loader(MetaBatches(self, "train", self.seed, indices), _UpdatesFrom(first_update))
+        numbers = functools.partial(_numbers, mine, self.batch_size)
+        batches = MetaBatches(self, "train", self.seed, numbers, self.updates_at_once)
+        return self._loader(batches, _UpdatesFrom(first_update))
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("val", self.val_episodes)
@@ -130,13 +132,11 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
         """Bring inputs and regression targets to the model's number type, on its device."""
-        dtype: Any = torch.get_default_dtype()
-        training = False
-        if self.trainer is not None:
-            dtype, training = self.trainer.lightning_module.dtype, self.trainer.training
-        return self.prepare(batch, dtype, training)
+        assert self.trainer is not None, "a Trainer moves batches; by hand, call prepare()"
+        split: Split = "train" if self.trainer.training else self.test_split if self.trainer.testing else "val"
+        return self.prepare(batch, split, self.trainer.lightning_module.dtype)
 
-    def prepare(self, batch: EpisodeBatch, dtype: torch.dtype, training: bool) -> EpisodeBatch:
+    def prepare(self, batch: EpisodeBatch, split: Split, dtype: Any) -> EpisodeBatch:
         """The part of drawing that is done in batch, on the device."""
         return EpisodeBatch(*(x.to(dtype) if x.is_floating_point() else x for x in batch))
 
@@ -157,6 +157,7 @@ class ImageEpisodes(EpisodeDataModule):
 
     metric = "accuracy"
     loss = "cross_entropy"
+    updates_at_once = 16
 
     def __init__(
         self,
@@ -166,10 +167,9 @@ class ImageEpisodes(EpisodeDataModule):
         train_classes: int | None = None,
         shuffle_labels: bool = True,
         augment: bool = False,
-        num_workers: int = 1,
         **base,
     ) -> None:
-        super().__init__(num_workers=num_workers, **base)
+        super().__init__(**base)
         self.data_dir = Path(data_dir).expanduser()
         self.episode_classes = at_least(2, episode_classes, "episode_classes")
         train_ways = episode_classes if train_episode_classes is None else train_episode_classes
@@ -227,37 +227,47 @@ class ImageEpisodes(EpisodeDataModule):
         return self.train_episode_classes if split == "train" else self.episode_classes
 
     def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
-        """Draw T episodes; images are uint8 ``[T, N*K, C, H, W]``, class by class."""
+        """Draw T episodes: for images their rows in the split's store, int64 ``[T, N*K]``, class by class."""
         store, ways, shots = self.stores[split], self.ways(split), self.support_samples
         classes, samples = draw_classification(
             seed, split, index, store.class_sizes, ways, shots + self.queries(split), self.shuffle_labels
         )
         rows = store.class_starts[classes][:, :, None] + samples  # [T, N, K+Q]
-        images = torch.from_numpy(store.images)
 
-        def gather(rows: NDArray) -> tuple[Tensor, Tensor]:
-            rows = rows.reshape(len(index), -1)
-            labels = torch.arange(ways).repeat_interleave(rows.shape[1] // ways).repeat(len(index), 1)
-            return images.index_select(0, torch.from_numpy(rows.ravel())).unflatten(0, rows.shape), labels
+        def part(rows: NDArray) -> tuple[Tensor, Tensor]:
+            labels = torch.arange(ways).repeat_interleave(rows.shape[2]).repeat(len(index), 1)
+            return torch.from_numpy(rows.reshape(labels.shape)), labels
 
-        return EpisodeBatch(*gather(rows[:, :, :shots]), *gather(rows[:, :, shots:]), torch.as_tensor(index))
+        return EpisodeBatch(*part(rows[:, :, :shots]), *part(rows[:, :, shots:]), torch.as_tensor(index))
 
-    def prepare(self, batch: EpisodeBatch, dtype: torch.dtype, training: bool) -> EpisodeBatch:
-        """Scale images to [0, 1]; augment them in training if asked to."""
-        support_x, query_x = batch.support_x.to(dtype) / 255, batch.query_x.to(dtype) / 255
-        if training and self.augment:
+    def prepare(self, batch: EpisodeBatch, split: Split, dtype: Any) -> EpisodeBatch:
+        """Gather the images, ``[T, N*K, C, H, W]``, scale them to [0, 1], and augment them in training if asked to."""
+        gather = self.stores[split].gather
+        support_x, query_x = (gather(rows).to(dtype).div_(255) for rows in (batch.support_x, batch.query_x))
+        if split == "train" and self.augment:
             support_x, query_x = augment((support_x, query_x), self.seed, batch.index)
         return batch._replace(support_x=support_x, query_x=query_x)
 
 
 class MetaBatches(Dataset):
-    """Item ``i`` is a whole batch of episodes: those that ``indices(i)`` numbers."""
+    """Item ``i`` is a whole batch of episodes: those that ``numbers(i)`` says.
 
-    def __init__(self, data: EpisodeDataModule, split: Split, seed: int, indices: Callable[[int], NDArray]) -> None:
-        self.data, self.split, self.seed, self.indices = data, split, seed, indices
+    A call of numpy takes nearly as long for one episode as for a hundred, so that the items that probably come next
+    are drawn with it, ``at_once`` in all.
+    """
+
+    def __init__(
+        self, data: EpisodeDataModule, split: Split, seed: int, numbers: Callable[[int], NDArray], at_once: int = 1
+    ) -> None:
+        self.data, self.split, self.seed, self.numbers, self.at_once = data, split, seed, numbers, at_once
+        self._drawn: dict[int, EpisodeBatch] = {}
 
     def __getitem__(self, i: int) -> EpisodeBatch:
-        return self.data.draw(self.split, self.seed, self.indices(i))
+        if i not in self._drawn:
+            numbers = [self.numbers(j) for j in range(i, i + self.at_once)]
+            episodes = self.data.draw(self.split, self.seed, np.concatenate(numbers))
+            self._drawn = dict(enumerate(episodes.chunks(len(numbers[0])), start=i))
+        return self._drawn[i]
 
 
 class _UpdatesFrom(Sampler):

@@ -8,12 +8,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from few_shot.episodes import SPLITS
@@ -48,8 +51,9 @@ class ImageStore:
     images: NDArray[np.uint8]  # [n, C, H, W], memory-mapped
     class_names: list[str]
     class_sizes: NDArray[np.int64]
+    _copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @property
+    @cached_property
     def class_starts(self) -> NDArray[np.int64]:
         return np.cumsum(self.class_sizes) - self.class_sizes
 
@@ -72,7 +76,7 @@ class ImageStore:
                 f"{folder} holds no usable {split} images ({error}): delete it to build it again."
             ) from error
         sizes = np.asarray(listed["class_sizes"][:classes], dtype=np.int64)
-        return cls(folder, split, images, listed["class_names"][:classes], sizes)
+        return cls(folder, split, images[: sizes.sum()], listed["class_names"][:classes], sizes)
 
     def first(self, classes: int) -> "ImageStore":
         """The same split, of its first so many classes alone.
@@ -83,7 +87,21 @@ class ImageStore:
         if not 0 < classes <= len(self.class_names):
             there = len(self.class_names)
             raise BadInput(f"--train_classes={classes} must be at least 1 and at most the {there} there are.")
-        return replace(self, class_names=self.class_names[:classes], class_sizes=self.class_sizes[:classes])
+        return ImageStore.open(self.folder, self.split, classes)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on.
+
+        A GPU gets a copy of the whole split at the first call, where half of its free memory holds it: a batch then
+        costs the bus nothing but the rows.
+        """
+        device = rows.device
+        if device not in self._copies:
+            images = torch.from_numpy(self.images)
+            fits = device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
+            self._copies[device] = images.to(device) if fits else images
+        images = self._copies[device]
+        return images.index_select(0, rows.flatten().to(images.device)).unflatten(0, rows.shape).to(device)
 
     def __reduce__(self) -> tuple:
         """A worker process that is spawned opens the file again; pickling the images would copy them."""

@@ -18,6 +18,7 @@ class Sinusoid(EpisodeDataModule):
     loss = "mse_loss"
     input_shape = (1,)
     output_size = 1
+    updates_at_once = 16
 
     def __init__(self, support_samples: int = 10, test_query_samples: int = 100, batch_size: int = 25, **base) -> None:
         super().__init__(

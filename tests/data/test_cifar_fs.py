@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from few_shot.data import CifarFS, cifar_fs
@@ -94,10 +95,10 @@ def test_every_form_gives_the_same_pixels(tmp_path, images, monkeypatch, form, f
 
 def test_episodes(tmp_path, images, monkeypatch):
     write_archive(tmp_path, contents(images), monkeypatch)
-    data = CifarFS(data_dir=str(tmp_path), query_samples=2, test_query_samples=3, num_workers=0, test_episodes=4)
+    data = CifarFS(data_dir=str(tmp_path), query_samples=2, test_query_samples=3, test_episodes=4)
     data.setup()
     assert data.input_shape == (3, 32, 32)
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())))
+    batch = data.prepare(next(iter(data.test_dataloader())), "test", torch.float32)
     assert batch.support_x.shape == (4, 5, 3, 32, 32) and batch.query_x.shape == (4, 15, 3, 32, 32)
     assert batch.query_x.max() <= 1
 

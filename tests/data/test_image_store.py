@@ -244,10 +244,16 @@ class Tiny(ImageEpisodes):
 
 
 def make_tiny(tmp_path, **kwargs):
-    data = Tiny(data_dir=str(tmp_path), **{"episode_classes": 3, "num_workers": 0, **kwargs})
+    data = Tiny(data_dir=str(tmp_path), **{"episode_classes": 3, **kwargs})
     data.prepare_data()
     data.setup()
     return data
+
+
+def images(data, split, index):
+    """Support and query images of some episodes, uint8, and the episodes as they are drawn."""
+    episodes, gather = data.draw(split, 0, index), data.stores[split].gather
+    return gather(episodes.support_x), gather(episodes.query_x), episodes
 
 
 def same(a, b):
@@ -256,30 +262,39 @@ def same(a, b):
 
 def test_an_episode_holds_the_images_of_its_labels(tmp_path):
     data = make_tiny(tmp_path, support_samples=2, test_query_samples=4)
-    episodes = data.draw("test", 0, np.arange(50))
-    assert episodes.support_x.shape == (50, 6, *SHAPE) and episodes.query_x.shape == (50, 12, *SHAPE)
-    assert episodes.support_x.dtype == torch.uint8
+    support_x, query_x, episodes = images(data, "test", np.arange(50))
+    assert support_x.shape == (50, 6, *SHAPE) and query_x.shape == (50, 12, *SHAPE)
+    assert support_x.dtype == torch.uint8
     assert (episodes.support_y == torch.tensor([0, 0, 1, 1, 2, 2])).all()
-    classes = episodes.support_x[:, ::2, 0, 0, 1]  # picture() writes its class there, and its number beside it
-    for x, y in ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y)):
+    classes = support_x[:, ::2, 0, 0, 1]  # picture() writes its class there, and its number beside it
+    for x, y in ((support_x, episodes.support_y), (query_x, episodes.query_y)):
         assert (x[:, :, 0, 0, 0] == SPLITS.index("test")).all()
         assert torch.equal(x[:, :, 0, 0, 1], classes.gather(1, y))
-    support, query = (x[:, :, 0, 0, 1:].tolist() for x in (episodes.support_x, episodes.query_x))
+    support, query = (x[:, :, 0, 0, 1:].tolist() for x in (support_x, query_x))
     for s, q in zip(support, query, strict=True):
         assert len({tuple(x) for x in s + q}) == 18
 
 
+def test_images_become_numbers_from_0_to_1(tmp_path):
+    data = make_tiny(tmp_path)
+    support_x, query_x, episodes = images(data, "test", np.arange(5))
+    for dtype in (torch.float32, torch.float64):
+        batch = data.prepare(episodes, "test", dtype)
+        assert torch.equal(batch.support_x, support_x.to(dtype) / 255)
+        assert torch.equal(batch.query_x, query_x.to(dtype) / 255)
+
+
 def test_training_episodes_alone_are_augmented(tmp_path):
     data, plain = make_tiny(tmp_path, augment=True), make_tiny(tmp_path)
-    for split, training, changed in (("train", True, True), ("train", False, False), ("val", False, False)):
-        batches = [d.prepare(d.draw(split, 0, np.arange(3)), torch.float32, training) for d in (data, plain)]
-        assert same(*batches) != changed
+    for split in SPLITS:
+        batches = [d.prepare(d.draw(split, 0, np.arange(3)), split, torch.float32) for d in (data, plain)]
+        assert same(*batches) == (split != "train")
         assert all(batch.query_x.max() <= 1 for batch in batches)
 
 
 def test_train_classes_are_the_first_and_of_training_alone(tmp_path):
     data = make_tiny(tmp_path, train_classes=4)
-    seen = {s: set(data.draw(s, 0, np.arange(50)).query_x[..., 0, 0, 1].flatten().tolist()) for s in ("train", "test")}
+    seen = {s: set(images(data, s, np.arange(50))[1][..., 0, 0, 1].flatten().tolist()) for s in ("train", "test")}
     assert {split: {chr(c) for c in classes} for split, classes in seen.items()} == {
         "train": set("abcd"),
         "test": set("abcde"),
@@ -334,6 +349,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import numpy as np
+import torch
 from few_shot.data.base import ImageEpisodes
 from few_shot.data.image_store import Source, ensure_store
 
@@ -362,7 +378,7 @@ data.prepare_data()
 built = most - start
 data.setup()
 for i in range(0, 1000, 4):
-    data.draw("train", 0, np.arange(i, i + 4))
+    data.prepare(data.draw("train", 0, np.arange(i, i + 4)), "train", torch.float32)
 print(built, anonymous() - start)
 """
 

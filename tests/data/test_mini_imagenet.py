@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from few_shot.data import mini_imagenet, safe_pickle
@@ -389,6 +390,6 @@ def test_real_images(mini_imagenet_sample, tmp_path):
     row = store.class_starts[store.class_names.index("n07613480")] + 3
     with Image.open(path) as image:
         assert np.array_equal(store.images[row].transpose(1, 2, 0), np.asarray(image.convert("RGB")))
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())))
+    batch = data.prepare(next(iter(data.test_dataloader())), "test", torch.float32)
     assert batch.support_x.shape == (4, 5, 3, 84, 84) and batch.query_x.shape == (4, 75, 3, 84, 84)
     assert 0 <= batch.query_x.min() < 0.1 and 0.9 < batch.query_x.max() <= 1

@@ -192,7 +192,7 @@ def test_rotations_are_training_classes_unless_switched_off(tmp_path, small):
         with pytest.raises(BadInput, match="1 classes of the val split"):
             data.setup()
         assert len(data.stores["train"].class_names) == classes
-        drawn = data.draw("train", 0, np.arange(300)).support_x.flatten(0, 1).unique(dim=0)
+        drawn = data.stores["train"].gather(data.draw("train", 0, np.arange(300)).support_x.flatten()).unique(dim=0)
         assert (len(drawn) > 60) == rotations  # 60 upright drawings there are
 
 
@@ -222,6 +222,6 @@ def test_the_real_images(real_data, tmp_path):
         assert np.array_equal(store.images[start : start + 20], np.stack([expected(z.read(n)) for n in drawings]))
     ink = store.images[:].mean() / 255
     assert 0.02 < ink < 0.2  # thin strokes on an empty background
-    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())))
+    batch = data.prepare(next(iter(data.test_dataloader())), "test", torch.float32)
     assert batch.support_x.shape == (4, 5, 1, 28, 28) and batch.support_x.dtype == torch.float32
     assert batch.support_x.min() == 0 and batch.support_x.max() == 1

@@ -17,7 +17,7 @@ from few_shot.models import Conv4, SinusoidMLP
 def test_joint_training_is_ordinary_training_on_all_samples(float64):
     torch.manual_seed(0)
     data = Sinusoid()
-    batch = data.prepare(data.draw("train", 0, np.arange(4)), torch.float64, training=True)
+    batch = data.prepare(data.draw("train", 0, np.arange(4)), "train", torch.float64)
     lit_model = LitJoint(SinusoidMLP(), loss="mse_loss", metric="mse")
     x = torch.cat([batch.support_x.flatten(0, 1), batch.query_x.flatten(0, 1)])
     y = torch.cat([batch.support_y.flatten(0, 1), batch.query_y.flatten(0, 1)])
@@ -30,7 +30,7 @@ def test_joint_training_is_ordinary_training_on_all_samples(float64):
 @pytest.mark.parametrize("cls", [LitJoint, LitRandom])
 def test_baselines_are_fine_tuned_as_maml_is(cls, float64):
     data = Sinusoid()
-    batch = data.prepare(data.draw("test", 0, np.arange(4)), torch.float64, training=False)
+    batch = data.prepare(data.draw("test", 0, np.arange(4)), "test", torch.float64)
     model = SinusoidMLP()
     scores, oracle = (c(model, loss="mse_loss", metric="mse").step_scores(batch, [0, 5]) for c in (cls, LitMAML))
     for ours, mamls in zip(scores, oracle, strict=True):

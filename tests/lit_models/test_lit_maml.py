@@ -53,7 +53,7 @@ def flat(model):
 
 def oracle_gradient(lit_model, data, loss=F.mse_loss, update=0):
     model = lit_model.model.double()
-    batch = data.prepare(data.draw("train", data.seed, 3 * update + np.arange(3)), torch.float64, training=False)
+    batch = data.prepare(data.draw("train", data.seed, 3 * update + np.arange(3)), "train", torch.float64)
     return meta_gradient(model, loss, batch, lit_model.inner_loop_steps, lit_model.inner_lr, lit_model.first_order)
 
 
@@ -128,7 +128,7 @@ def test_zero_test_steps_score_the_initialisation(data):
     lit_model = lit_maml(test_inner_loop_steps=0)
     trainer = pl.Trainer(accelerator="cpu", logger=False, inference_mode=False, enable_progress_bar=False)
     trainer.test(lit_model, datamodule=data, verbose=False)
-    batch = data.prepare(data.draw("test", 0, np.arange(5)), torch.float32, training=False)
+    batch = data.prepare(data.draw("test", 0, np.arange(5)), "test", torch.float32)
     with torch.no_grad():
         expected = [F.mse_loss(lit_model.model(x), y).item() for x, y in zip(batch.query_x, batch.query_y, strict=True)]
     np.testing.assert_allclose(lit_model.results.loss[:, 0], expected, rtol=1e-5)
@@ -181,7 +181,7 @@ def test_beats_joint_training_on_the_sinusoid():
     joint = LitMAML(SinusoidMLP(), loss="mse_loss", metric="mse", inner_loop_steps=1)
     optimizers = [torch.optim.Adam(m.model.parameters(), lr=1e-3) for m in (maml, joint)]
     for update in range(1500):
-        batch = data.prepare(data.draw("train", 0, 25 * update + np.arange(25)), torch.float32, training=True)
+        batch = data.prepare(data.draw("train", 0, 25 * update + np.arange(25)), "train", torch.float32)
         losses = [
             maml.outer_scores(batch).loss.mean(),
             F.mse_loss(joint.model(batch.query_x.flatten(0, 1)), batch.query_y.flatten(0, 1)),
@@ -190,7 +190,7 @@ def test_beats_joint_training_on_the_sinusoid():
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    test = data.prepare(data.draw("test", 0, np.arange(200)), torch.float32, training=False)
+    test = data.prepare(data.draw("test", 0, np.arange(200)), "test", torch.float32)
     maml_mse, joint_mse = (m.step_scores(test, [5])[0].metric.mean().item() for m in (maml, joint))
     assert maml_mse < 0.5 * joint_mse
     assert joint_mse > 1.5

@@ -37,7 +37,7 @@ def image_folders(tmp_path_factory):
 
 def image_flags(folder, log_dir):
     sizes = ["--episode_classes=3", "--query_samples=2", "--test_query_samples=2", "--width=4", "--batch_size=2"]
-    quick = ["--val_episodes=3", "--test_episodes=4", "--max_steps=2", "--num_workers=0", "--gpus=0"]
+    quick = ["--val_episodes=3", "--test_episodes=4", "--max_steps=2", "--gpus=0"]
     return ["--data_class=MiniImagenet", f"--data_dir={folder}", f"--log_dir={log_dir}", *sizes, *quick]
 
 

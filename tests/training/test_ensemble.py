@@ -58,7 +58,7 @@ def test_the_best_by_validation_are_kept(finished):
 def test_an_ensemble_is_the_mean_of_models_that_adapt_one_by_one(finished):
     summary, folder = finished
     data = Sinusoid(test_episodes=6)
-    batch = data.prepare(data.draw("test", 0, np.arange(6)), torch.float64, training=False)
+    batch = data.prepare(data.draw("test", 0, np.arange(6)), "test", torch.float64)
     errors = np.empty((6, 3))
     for episode, (support_x, support_y, query_x, query_y, _) in enumerate(zip(*batch, strict=True)):
         for step in range(3):
