@@ -2,12 +2,14 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import write_random_class_folders
 from oracles import flat_gradient, meta_gradient, relative_error
 
+from few_shot.data import MiniImagenet
 from few_shot.episodes import EpisodeBatch
 from few_shot.lit_models import LitMAML
 from training import run_experiment
@@ -70,6 +72,18 @@ def test_autocast_gradient_points_the_same_way(fast_path, model_and_batch):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_random_class_folders(tmp_path_factory.mktemp("images"), classes=6, images=8)
+
+
+@pytest.mark.parametrize(("free", "place"), [(10**12, DEVICE), (0, "cpu")], ids=["room", "no room"])
+def test_images_are_gathered_on_the_gpu_where_they_fit(free, place, images, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    data = MiniImagenet(data_dir=str(images), episode_classes=3, query_samples=2, test_query_samples=2)
+    data.setup()
+    episodes = data.draw("train", 0, np.arange(3))
+    here = data.prepare(episodes, "train", torch.float32)
+    there = data.prepare(moved(episodes, torch.float32), "train", torch.float32)
+    assert all(x.device.type == DEVICE and torch.equal(x.cpu(), y) for x, y in zip(there, here, strict=True))
+    assert data.stores["train"].images_near(torch.device(DEVICE, 0)).device.type == place
 
 
 @pytest.fixture(params=["Sinusoid", "MiniImagenet"])

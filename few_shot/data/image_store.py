@@ -90,18 +90,17 @@ class ImageStore:
         return ImageStore.open(self.folder, self.split, classes)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on.
+        """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on."""
+        images = self.images_near(rows.device)
+        return images.index_select(0, rows.flatten().to(images.device)).unflatten(0, rows.shape).to(rows.device)
 
-        A GPU gets a copy of the whole split at the first call, where half of its free memory holds it: a batch then
-        costs the bus nothing but the rows.
-        """
-        device = rows.device
+    def images_near(self, device: torch.device) -> Tensor:
+        """All images where they are gathered for a device: there, if half of a GPU's free memory holds them."""
         if device not in self._copies:
             images = torch.from_numpy(self.images)
             fits = device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
             self._copies[device] = images.to(device) if fits else images
-        images = self._copies[device]
-        return images.index_select(0, rows.flatten().to(images.device)).unflatten(0, rows.shape).to(device)
+        return self._copies[device]
 
     def __reduce__(self) -> tuple:
         """A worker process that is spawned opens the file again; pickling the images would copy them."""
