@@ -51,7 +51,7 @@ class ImageStore:
     images: NDArray[np.uint8]  # [n, C, H, W], memory-mapped
     class_names: list[str]
     class_sizes: NDArray[np.int64]
-    _copies: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _near: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def class_starts(self) -> NDArray[np.int64]:
@@ -96,11 +96,11 @@ class ImageStore:
 
     def images_near(self, device: torch.device) -> Tensor:
         """All images where they are gathered for a device: there, if half of a GPU's free memory holds them."""
-        if device not in self._copies:
+        if device not in self._near:
             images = torch.from_numpy(self.images)
             fits = device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(device)[0]
-            self._copies[device] = images.to(device) if fits else images
-        return self._copies[device]
+            self._near[device] = images.to(device) if fits else images
+        return self._near[device]
 
     def __reduce__(self) -> tuple:
         """A worker process that is spawned opens the file again; pickling the images would copy them."""

@@ -303,6 +303,13 @@ def test_train_classes_are_the_first_and_of_training_alone(tmp_path):
     assert same(again[5], data.train_dataloader().dataset[5])
 
 
+def test_a_batch_is_the_same_drawn_alone_or_with_those_after_it(tmp_path):
+    data = make_tiny(tmp_path, batch_size=3)
+    batches = data.train_dataloader().dataset
+    for i in (0, 1, 15, 16, 50, 2):
+        assert same(batches[i], data.draw("train", data.seed, 3 * i + np.arange(3)))
+
+
 def test_any_number_of_workers_draws_the_same_episodes(tmp_path):
     def batches(num_workers):
         data = make_tiny(tmp_path, num_workers=num_workers, test_episodes=10)
