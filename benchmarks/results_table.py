@@ -17,7 +17,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 MARK = "<!-- results: python benchmarks/results_table.py --write -->"
 END = "<!-- end -->"
 
-#: Record, experiment, published number (Finn et al. 2017; CIFAR-FS: Bertinetto et al. 2019), inner steps compared, a note.
+#: Record, experiment, published number (Finn et al. 2017; CIFAR-FS: Bertinetto et al. 2019), inner steps that are
+#: compared, and what to know.
 ROWS = [
     ("sinusoid_5shot", "Sinusoid, K = 5", "0.67 / 0.38 / 0.35", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
     (

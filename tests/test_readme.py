@@ -32,17 +32,18 @@ def generated_data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def generated_omniglot(tmp_path_factory):
-    """A built store of twenty characters a split, whose archives are gone."""
-    root = tmp_path_factory.mktemp("omniglot")
-    folder = root / ".few_shot" / "omniglot"
-    folder.mkdir(parents=True)
-    splits = {}
-    for split in SPLITS:
-        np.save(folder / f"{split}.npy", np.random.default_rng(0).integers(0, 256, (400, 1, 28, 28), dtype=np.uint8))
-        splits[split] = {"class_names": [f"{split}{i}" for i in range(20)], "class_sizes": [20] * 20}
-    manifest = {"version": FORMAT_VERSION, "image_shape": [1, 28, 28], "source": {}, "splits": splits}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+def generated_stores(tmp_path_factory):
+    """Built stores of Omniglot and CIFAR-FS, twenty classes of twenty images a split; their sources are gone."""
+    root = tmp_path_factory.mktemp("stores")
+    for name, shape in (("omniglot", (1, 28, 28)), ("cifar_fs", (3, 32, 32))):
+        folder = root / ".few_shot" / name
+        folder.mkdir(parents=True)
+        splits = {}
+        for split in SPLITS:
+            np.save(folder / f"{split}.npy", np.random.default_rng(0).integers(0, 256, (400, *shape), dtype=np.uint8))
+            splits[split] = {"class_names": [f"{split}{i}" for i in range(20)], "class_sizes": [20] * 20}
+        manifest = {"version": FORMAT_VERSION, "image_shape": shape, "source": {}, "splits": splits}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
     return root
 
 
@@ -62,7 +63,7 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("command", [*RUNS, *TABLE_RUNS])
-def test_command_runs_for_one_step(command, generated_data, generated_omniglot, checkpoint, tmp_path):
+def test_command_runs_for_one_step(command, generated_data, generated_stores, checkpoint, tmp_path):
     script, *flags = shlex.split(command)[1:]
     flags = [f"{f.split('=')[0]}={checkpoint}" if f.startswith(("--checkpoint", "--resume")) else f for f in flags]
     if script.endswith("visualize.py"):
@@ -74,8 +75,8 @@ def test_command_runs_for_one_step(command, generated_data, generated_omniglot, 
         return
     resuming = any(f.startswith("--resume") for f in flags)
     experiment = parse(flags, "test")
-    if experiment.classes["data_class"].__name__ == "Omniglot":
-        small += [f"--data_dir={generated_omniglot}", "--width=4", "--batch_size=1"]
+    if experiment.classes["data_class"].__name__ in ("Omniglot", "CifarFS"):
+        small += [f"--data_dir={generated_stores}", "--width=4", "--batch_size=1"]
     elif experiment.classes["data_class"].__name__ == "MiniImagenet":
         small += [f"--data_dir={generated_data}", "--inner_loop_steps=1", "--test_inner_loop_steps=1"]
         small += ["--query_samples=1", "--test_query_samples=1", "--width=4", "--batch_size=1"]
