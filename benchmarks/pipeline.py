@@ -1,7 +1,6 @@
 """What surrounds a step: episodes out of the data module, and the Trainer's loop. Entries of a race."""
 
 import contextlib
-import json
 import os
 import random
 import tempfile
@@ -18,9 +17,9 @@ from torch.utils.data import TensorDataset
 
 from benchmarks.machine import seconds
 from few_shot.data import MiniImagenet
-from few_shot.data.image_store import FORMAT_VERSION
+from few_shot.data.image_store import Source, ensure_store
 from few_shot.data.mini_imagenet import find_mini_imagenet
-from few_shot.episodes import SPLITS, EpisodeBatch
+from few_shot.episodes import EpisodeBatch
 from training.command_line import parse
 from training.record import record
 from training.trainer import build_trainer, keep_freed_memory, set_up_process
@@ -83,12 +82,12 @@ def learn2learn_episodes(data_dir: str) -> Rival:
     random.seed(0)
     support = torch.arange(5 * 16) % 16 == 0
 
+    def draw() -> None:
+        x, y = tasks.sample()
+        _ = x[support], y[support], x[~support], y[~support]
+
     def take_turn() -> float:
-        started = time.perf_counter()
-        for _ in range(EPISODES):
-            x, y = tasks.sample()
-            _ = x[support], y[support], x[~support], y[~support]
-        return (time.perf_counter() - started) / EPISODES
+        return seconds(draw, "cpu", EPISODES)
 
     take_turn()
     return {}, take_turn
@@ -103,15 +102,20 @@ def mini_imagenet_or_noise(data_dir: Path):
         yield str(data_dir), "mini-ImageNet"
         return
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / ".few_shot" / "mini_imagenet"
-        folder.mkdir(parents=True)
-        splits, rng = {}, np.random.default_rng(0)
-        for split in SPLITS:
-            np.save(folder / f"{split}.npy", rng.integers(0, 256, (64 * 60, 3, 84, 84), dtype=np.uint8))
-            splits[split] = {"class_names": [f"{split}{i}" for i in range(64)], "class_sizes": [60] * 64}
-        manifest = {"version": FORMAT_VERSION, "image_shape": [3, 84, 84], "source": {}, "splits": splits}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        build_noise_store(Path(scratch), "mini_imagenet", (3, 84, 84), classes=64, images=60)
         yield scratch, "64 classes of 60 generated images"
+
+
+def build_noise_store(data_dir: Path, name: str, image_shape: tuple[int, int, int], classes: int, images: int) -> None:
+    """Build the store that a data set would find in ``data_dir``, with so many classes a split of so many images."""
+    rng = np.random.default_rng(0)
+    noise = Source(
+        form="noise",
+        fingerprint={},
+        classes=lambda split: {f"{split}{i}": images for i in range(classes)},
+        read=lambda split, name: rng.integers(0, 256, (images, *image_shape), dtype=np.uint8),
+    )
+    ensure_store(data_dir, name, image_shape, find=lambda: noise, download=lambda: None)
 
 
 def loop_rivals(device: str) -> dict[str, tuple[Callable, tuple]]:
@@ -141,12 +145,8 @@ def bare_loop(flags: tuple[str, ...], device: str) -> Rival:
         optimizer.step()
 
     def take_turn() -> float:
-        for _ in range(WARM_UP):
-            update()
-        started = time.perf_counter()
-        for _ in range(UPDATES - WARM_UP):
-            update()
-        return (time.perf_counter() - started) / (UPDATES - WARM_UP)
+        seconds(update, device, WARM_UP)
+        return seconds(update, device, UPDATES - WARM_UP)
 
     return {}, take_turn
 

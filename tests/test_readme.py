@@ -1,19 +1,16 @@
 """The README is right: its commands run, its table is its records', its picture is there."""
 
-import json
 import re
 import runpy
 import shlex
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers import write_random_class_folders
 
 import few_shot.lit_models
-from few_shot.data.image_store import FORMAT_VERSION
-from few_shot.episodes import SPLITS
+from benchmarks.pipeline import build_noise_store
 from training import evaluate, run_experiment, visualize
 from training.command_line import parse
 
@@ -36,14 +33,7 @@ def generated_stores(tmp_path_factory):
     """Built stores of Omniglot and CIFAR-FS, twenty classes of twenty images a split; their sources are gone."""
     root = tmp_path_factory.mktemp("stores")
     for name, shape in (("omniglot", (1, 28, 28)), ("cifar_fs", (3, 32, 32))):
-        folder = root / ".few_shot" / name
-        folder.mkdir(parents=True)
-        splits = {}
-        for split in SPLITS:
-            np.save(folder / f"{split}.npy", np.random.default_rng(0).integers(0, 256, (400, *shape), dtype=np.uint8))
-            splits[split] = {"class_names": [f"{split}{i}" for i in range(20)], "class_sizes": [20] * 20}
-        manifest = {"version": FORMAT_VERSION, "image_shape": shape, "source": {}, "splits": splits}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        build_noise_store(root, name, shape, classes=20, images=20)
     return root
 
 
