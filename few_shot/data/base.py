@@ -128,7 +128,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.num_workers > 0 and torch.cuda.is_available(),  # row numbers are not worth it
         )
 
     def on_after_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
@@ -242,12 +242,18 @@ class ImageEpisodes(EpisodeDataModule):
 
         return EpisodeBatch(*part(rows[:, :, :shots]), *part(rows[:, :, shots:]), torch.as_tensor(index))
 
+    def on_after_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
+        """The same, and augment the images in training if asked to: a test on training classes sees them plain."""
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        if not (self.augment and self.trainer is not None and self.trainer.training):
+            return batch
+        support_x, query_x = augment((batch.support_x, batch.query_x), self.seed, batch.index)
+        return batch._replace(support_x=support_x, query_x=query_x)
+
     def prepare(self, batch: EpisodeBatch, split: Split, dtype: torch.dtype) -> EpisodeBatch:
-        """Gather the images, ``[T, N*K, C, H, W]``, scale them to [0, 1], and augment them in training if asked to."""
+        """Gather the images, ``[T, N*K, C, H, W]``, and scale them to [0, 1]."""
         gather = self.stores[split].gather
         support_x, query_x = (gather(rows).to(dtype).div_(255) for rows in (batch.support_x, batch.query_x))
-        if split == "train" and self.augment:
-            support_x, query_x = augment((support_x, query_x), self.seed, batch.index)
         return batch._replace(support_x=support_x, query_x=query_x)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -284,12 +285,23 @@ def test_images_become_numbers_from_0_to_1(tmp_path):
         assert torch.equal(batch.query_x, query_x.to(dtype) / 255)
 
 
-def test_training_episodes_alone_are_augmented(tmp_path):
-    data, plain = make_tiny(tmp_path, augment=True), make_tiny(tmp_path)
-    for split in SPLITS:
-        batches = [d.prepare(d.draw(split, 0, np.arange(3)), split, torch.float32) for d in (data, plain)]
-        assert same(*batches) == (split != "train")
-        assert all(batch.query_x.max() <= 1 for batch in batches)
+@pytest.mark.parametrize(
+    ("state", "augmented"), [("training", True), ("validating", False), ("testing", False), ("on train", False)]
+)
+def test_episodes_are_augmented_in_training_alone(state, augmented, tmp_path):
+    """Not in a test on the training split either."""
+    batches = []
+    for data in (make_tiny(tmp_path, augment=True), make_tiny(tmp_path)):
+        data.trainer = SimpleNamespace(
+            training=state == "training",
+            testing=state in ("testing", "on train"),
+            lightning_module=SimpleNamespace(dtype=torch.float32),
+        )
+        data.test_split = "train" if state == "on train" else "test"
+        split = {"training": "train", "validating": "val"}.get(state, data.test_split)
+        batches.append(data.on_after_batch_transfer(data.draw(split, 0, np.arange(3))))
+    assert same(*batches) == (not augmented)
+    assert all(batch.query_x.max() <= 1 for batch in batches)
 
 
 def test_train_classes_are_the_first_and_of_training_alone(tmp_path):
