@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from few_shot.episodes import EpisodeBatch
-from training.command_line import Experiment, parse
+from training.command_line import parse
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ def build(
     Images are noise: a step takes as long on any others.
     """
     experiment = parse([*workload.flags, *extra_flags], "benchmark")
-    torch.manual_seed(0)
-    data, lit_model = _modules(experiment)
+    data, lit_model = experiment.modules()
     split = "test" if workload.test else "train"
     if workload.sinusoid:
         batch = data.draw(split, 0, np.arange(data.batch_size))
@@ -123,20 +122,6 @@ def build(
         arguments["first_order"],
         workload.test,
     )
-
-
-def _modules(experiment: Experiment) -> tuple[Any, Any]:
-    """The data module and the algorithm, as a run builds them but for looking for the data."""
-    data = experiment.classes["data_class"](**experiment.arguments["data_class"])
-    model = experiment.classes["model_class"](
-        input_shape=data.input_shape, output_size=data.output_size, **experiment.arguments["model_class"]
-    )
-    lit_model = experiment.classes["lit_model_class"](
-        model=model, metric=data.metric, **experiment.arguments["lit_model_class"]
-    )
-    if experiment.options.compile:
-        lit_model.compile_outer_step()
-    return data, lit_model
 
 
 def _noise(data: Any, tasks: int, shots: int, queries: int) -> EpisodeBatch:

@@ -1,8 +1,9 @@
 """From a command line to a resolved experiment: which classes, with which arguments.
 
 A value comes from the first of: a flag; ``--config``; the algorithm's row for this dataset, ways and shots; its row for
-all of them; the dataset's protocol (all three in ``training/configs/<data class>/``); the constructor. Flags are the
-constructors' arguments, with their help, so a new class needs no code here.
+all of them; the dataset's protocol for these ways and shots; its protocol (all four in
+``training/configs/<data class>/``); the constructor. Flags are the constructors' arguments, with their help, so a new
+class needs no code here.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import few_shot.data
 import few_shot.lit_models
 import few_shot.models
 from few_shot.episodes import Split
-from few_shot.errors import BadInput, TrainingDiverged
+from few_shot.errors import BadInput, TrainingDiverged, at_least
 from few_shot.lit_models.base import LitMetaLearner
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -51,7 +52,7 @@ class RunOptions:
     Args:
         log_dir: folder under which every run gets its own.
         seed: drives the initial weights and the training episodes.
-        gpus: -1 for all there are, 0 for none, 2 for two, 0,3 for those.
+        gpus: -1 for all there are (at most one a task), 0 for none, 2 for two, 0,3 for those.
         num_processes: CPU processes that share each meta-batch.
         strategy: how processes work together, by Lightning's name; auto is ddp for more than one.
         accelerator: cpu, gpu or auto; ddp is the old spelling of --strategy=ddp.
@@ -101,8 +102,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"--{name}={value} is too small: it must be at least 1.")
+            if value is not None:
+                at_least(1, value, name)
         if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
             raise BadInput(f"--strategy={self.strategy} is unknown: Lightning knows ddp and others by name.")
         if self.seed >= 2**32:
@@ -128,15 +129,8 @@ class Experiment:
     config: dict[str, Any]  # everything, flat and plain: what config.yaml and checkpoints hold
     resumed_from: dict[str, Any]  # the config of the checkpoint that --resume names
 
-    def build(self, test_split: Split | None = None) -> tuple[Any, Any]:
-        """The data module, its data found and checked, and the algorithm around a model of the data's sizes.
-
-        Args:
-            test_split: the split to test on, if nothing is to be trained.
-
-        Raises:
-            BadInput: a value is out of its range, or the data cannot be found or used.
-        """
+    def modules(self) -> tuple[Any, Any]:
+        """The data module, which has not looked for its data, and the algorithm around a model of the data's sizes."""
         pl.seed_everything(self.options.seed, workers=True, verbose=False)
         data = self.classes["data_class"](seed=self.options.seed, **self.arguments["data_class"])
         model = self.classes["model_class"](
@@ -146,14 +140,26 @@ class Experiment:
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )
         lit_model.config = self.config
+        if self.options.compile:
+            lit_model.compile_outer_step()
+        return data, lit_model
+
+    def build(self, test_split: Split | None = None) -> tuple[Any, Any]:
+        """What :meth:`modules` makes, with the data found and checked.
+
+        Args:
+            test_split: the split to test on, if nothing is to be trained.
+
+        Raises:
+            BadInput: a value is out of its range, or the data cannot be found or used.
+        """
+        data, lit_model = self.modules()
         train_ways, ways = (getattr(data, k, None) for k in ("train_episode_classes", "episode_classes"))
         if lit_model.fixed_ways and train_ways != ways:
             raise BadInput(
                 f"--train_episode_classes={train_ways} and --episode_classes={ways} must agree: "
                 f"{type(lit_model).__name__} trains a head of one size."
             )
-        if self.options.compile:
-            lit_model.compile_outer_step()
         data.test_split = test_split or data.test_split
         if is_first_process():  # Lightning would find bad data later, and with a traceback
             data.prepare_data()
@@ -331,14 +337,15 @@ def _read_config(path: str | None) -> dict[str, Any]:
 
 
 def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
-    """The dataset's protocol, overlaid with the algorithm's rows: for all ways and shots, and for the chosen ones."""
+    """The dataset's protocol, overlaid with the algorithm's rows; each for all ways and shots, and for the chosen."""
     folder = CONFIGS / str(chosen["data_class"]).rpartition(".")[2]
     if not (folder / "protocol.yaml").is_file():
         return {}
     protocol = _read_config(str(folder / "protocol.yaml"))
     ways, shots = ({**protocol, **chosen}.get(k) for k in ("episode_classes", "support_samples"))
     algorithm = str(chosen.get("lit_model_class", "LitMAML")).rpartition(".")[2]
-    for name in (algorithm, f"{algorithm}_{ways}way_{shots}shot"):
+    task = f"{ways}way_{shots}shot"
+    for name in (task, algorithm, f"{algorithm}_{task}"):
         row = folder / f"{name}.yaml"
         protocol = protocol | (_read_config(str(row)) if row.is_file() else {})
     return protocol

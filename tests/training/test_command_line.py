@@ -49,6 +49,11 @@ def test_the_datasets_protocol_over_the_constructor():
         (["--data_class=Omniglot"], {"batch_size": 32, "inner_lr": 0.4, "query_samples": None}),
         (["--data_class=Omniglot", "--episode_classes=20"], {"batch_size": 16, "inner_lr": 0.1, "inner_loop_steps": 5}),
         (["--data_class=MiniImagenet", "--lit_model_class=LitMetaSGD"], {"inner_loop_steps": 1, "batch_size": 4}),
+        (
+            ["--data_class=Omniglot", "--lit_model_class=LitReptile", "--episode_classes=20"],
+            {"batch_size": 16, "inner_lr": 0.1, "inner_loop_steps": 5, "test_inner_loop_steps": 5},
+        ),
+        (["--data_class=Omniglot", "--lit_model_class=LitMAMLPlusPlus", "--episode_classes=20"], {"batch_size": 8}),
         (["--data_class=MiniImagenet", "--lit_model_class=LitANIL", "--support_samples=5"], {"batch_size": 4}),
         (
             ["--data_class=MiniImagenet", "--lit_model_class=LitProtoNet", "--support_samples=5"],
