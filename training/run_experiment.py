@@ -53,19 +53,20 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     directory = run_directory(experiment)
     os.environ[VERSION_VARIABLE] = directory.name.removeprefix("version_")
     try:
-        record(experiment, directory, device_name(options))
+        record(experiment, directory, device_name(experiment))
         trainer = build_trainer(experiment, directory, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+        checkpoint: Any = trainer.checkpoint_callback
         best = None
         if options.limit_val_batches == 0:  # nothing says what is best, and the last update may lie between two saves
             trainer.save_checkpoint(directory / "checkpoints" / "last.ckpt")
         else:
-            checkpoint: Any = trainer.checkpoint_callback
             best = checkpoint.best_model_path or None
         summary = None
         if options.limit_test_batches != 0:
             started = time.perf_counter()
-            members = ensemble_of(directory / "checkpoints", options.ensemble, data.metric) if options.ensemble else []
+            folder = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
+            members = ensemble_of(folder, options.ensemble, data.metric) if options.ensemble else []
             summary = test(trainer, lit_model, data, best, members, directory)
             record_cost(directory, trainer.global_step, test=time.perf_counter() - started)
         draw(lit_model, data, trainer, directory)

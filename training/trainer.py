@@ -162,7 +162,7 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
         profiler = SimpleProfiler(dirpath=directory, filename="profile")
     precision: Any = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision)
     return pl.Trainer(
-        **processes(options),
+        **processes(experiment),
         **limits,
         precision=precision,
         max_steps=max_steps,
@@ -176,6 +176,7 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
         fast_dev_run=options.fast_dev_run,
         profiler=profiler,
         deterministic=options.deterministic,
+        benchmark=not options.deterministic,  # shapes stay, so that a GPU's fastest convolutions are worth a search
         num_sanity_val_steps=0,
         enable_model_summary=False,
         use_distributed_sampler=False,  # the data module draws each process's share by index
@@ -183,9 +184,10 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
     )
 
 
-def processes(options: RunOptions) -> dict[str, Any]:
+def processes(experiment: Experiment) -> dict[str, Any]:
     """The Trainer's accelerator, devices and strategy."""
-    gpus = visible_gpus(options)
+    options = experiment.options
+    gpus = gpus_to_use(experiment)
     if gpus and options.num_processes > 1:
         raise BadInput(f"--num_processes={options.num_processes} is for the CPU: add --gpus=0, or leave it out.")
     if not gpus and options.gpus.strip() != "0" and options.accelerator != "cpu":
@@ -202,28 +204,30 @@ def processes(options: RunOptions) -> dict[str, Any]:
     return {"accelerator": "gpu" if gpus else "cpu", "devices": devices, "strategy": strategy}
 
 
-def device_name(options: RunOptions) -> str:
+def device_name(experiment: Experiment) -> str:
     """What the run computes on, for its record."""
-    gpus = visible_gpus(options)
+    gpus = gpus_to_use(experiment)
     if gpus:
         return ", ".join(torch.cuda.get_device_name(gpu) for gpu in gpus)
     return f"{os.cpu_count()} CPU cores, {platform.machine()}"
 
 
-def visible_gpus(options: RunOptions) -> list[int]:
-    """The numbers of the GPUs that ``--gpus`` asks for; none means the CPU.
+def gpus_to_use(experiment: Experiment) -> list[int]:
+    """The numbers of the GPUs that ``--gpus`` asks for, of all no more than a meta-batch has tasks; none means the CPU.
 
     Raises:
         BadInput: it asks for GPUs that are not there.
     """
+    options = experiment.options
     there = torch.cuda.device_count()
+    everything = min(there, experiment.arguments["data_class"].get("batch_size", there))
     text = options.gpus.strip()
     try:
         if "," in text:
             wanted = [int(part) for part in text.removesuffix(",").split(",")]
         else:
             count = int(text)
-            wanted = list(range(there if count == -1 else count))
+            wanted = list(range(everything if count == -1 else count))
             if count < -1:
                 raise ValueError
     except ValueError:

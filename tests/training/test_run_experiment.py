@@ -11,6 +11,8 @@ from helpers import last_weights, run_in_a_process
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import evaluate, run_experiment, visualize
+from training.command_line import parse
+from training.trainer import gpus_to_use
 
 QUICK = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=7", "--test_episodes=11"]
 WITHOUT_WIDTH = [flag for flag in QUICK if not flag.startswith("--width")]  # for models that have none
@@ -339,6 +341,16 @@ def test_parameters_that_no_loss_reaches_do_not_stop_two_processes(tmp_path):
 def test_fewer_episodes_than_processes_are_refused(tmp_path):
     with pytest.raises(AssertionError, match="--val_episodes=1 is fewer than the 2 processes"):
         run_in_a_process(*QUICK, f"--log_dir={tmp_path}", "--num_processes=2", "--max_steps=1", "--val_episodes=1")
+
+
+def test_no_more_gpus_than_tasks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    for flags, gpus in (
+        (["--gpus=-1"], range(5)),
+        (["--gpus=-1", "--batch_size=9"], range(8)),
+        (["--gpus=0,6"], (0, 6)),
+    ):
+        assert gpus_to_use(parse([*QUICK, *flags], "a run")) == list(gpus)
 
 
 def test_devices_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
