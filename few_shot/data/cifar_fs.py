@@ -31,7 +31,7 @@ def split_classes(split: str) -> tuple[str, ...]:
 class CifarFS(ImageEpisodes):
     """CIFAR-FS: CIFAR-100's classes of 600 images, 32×32, 64 classes to train, 16 to validate, 20 to test.
 
-    It is looked for in ``data_dir`` and in a subfolder such as ``cifar_fs`` or ``cifar100``, in this order of forms:
+    It is looked for in a subfolder such as ``cifar_fs`` or ``cifar100`` and in ``data_dir``, in this order of forms:
     class folders ``{train,val,test}/<class>/*.png``, all of a split's classes or some; ``cifar-100-python.tar.gz``, the
     official archive, whose training and test images are pooled. If there is none, the archive is downloaded.
     """

@@ -20,7 +20,8 @@ from few_shot.data.image_store import Source, ensure_store
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
 
-FOLDERS = ("", "mini_imagenet", "mini-imagenet", "miniimagenet", "MiniImagenet", "miniImageNet")
+# The folder itself comes last: it may hold another data set's classes.
+FOLDERS = ("mini_imagenet", "mini-imagenet", "miniimagenet", "MiniImagenet", "miniImageNet", "")
 ARCHIVE, ARCHIVE_MD5 = "mini-imagenet.tar.gz", "b38f1eb4251fb9459ecc8e7febf9b2eb"
 ARCHIVE_URLS = [
     f"https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
@@ -45,7 +46,7 @@ def split_classes(split: str) -> frozenset[str]:
 class MiniImagenet(ImageEpisodes):
     """mini-ImageNet: 100 ImageNet classes of 600 images, 84×84, 64 classes to train, 16 to validate, 20 to test.
 
-    It is looked for in ``data_dir`` and in a subfolder such as ``mini_imagenet``, in this order of forms: class folders
+    It is looked for in a subfolder such as ``mini_imagenet`` and in ``data_dir``, in this order of forms: class folders
     ``{train,val,test}/<class>/*.jpg``; ``images/*.jpg`` with ``train.csv``, ``val.csv`` and ``test.csv``;
     ``mini-imagenet-cache-{train,val,test}.pkl``; ``mini-imagenet.tar.gz``. If there is none, it is downloaded.
     Class folders and CSV files may hold other classes than mini-ImageNet's, of images of any size.

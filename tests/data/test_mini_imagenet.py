@@ -100,6 +100,12 @@ def test_the_usual_folders_are_looked_into(tmp_path, images, write_class_folders
     assert_holds(build(tmp_path), images)
 
 
+def test_a_folder_named_for_it_goes_before_the_one_that_data_sets_share(tmp_path, images, write_class_folders):
+    write_csv_files(tmp_path / "mini_imagenet", {s: {f"mini_{n}": x for n, x in c.items()} for s, c in images.items()})
+    write_class_folders(tmp_path)
+    assert all(name.startswith("mini_") for name in ImageStore.open(build(tmp_path), "train").class_names)
+
+
 def test_validation_is_another_name_for_val(tmp_path, images, write_class_folders):
     write_class_folders(tmp_path / "a")
     (tmp_path / "a" / "val").rename(tmp_path / "a" / "validation")
