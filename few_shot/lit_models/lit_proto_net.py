@@ -45,6 +45,8 @@ class LitProtoNet(LitMetaLearner):
         else:
             support = self.embed({}, batch.support_x)
             query = predict_apart(self.embed, {}, batch.support_x, batch.query_x)
-        member = F.one_hot(batch.support_y).to(support.dtype)  # [T, N*K, N]
+        dtype = next(self.model.parameters()).dtype
+        support, query = support.to(dtype), query.to(dtype)  # distances are exact, autocast or not
+        member = F.one_hot(batch.support_y).to(dtype)  # [T, N*K, N]
         prototypes = member.mT @ support / member.sum(1)[..., None]  # [T, N, features]
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)

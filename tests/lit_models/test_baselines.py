@@ -89,6 +89,18 @@ def after_backward(lit_model, batch):
     return lit_model.parameters()
 
 
+def test_distances_are_of_full_precision_under_autocast():
+    lit_model, batch = LitProtoNet(Conv4((3, 16, 16), 5, width=6)), class_episodes()
+    embed = lit_model.embed
+    lit_model.embed = lambda weights, x: embed(weights, x).bfloat16()  # what autocast makes of it on a GPU
+    logits = lit_model.logits(batch, transductive=True)
+    embedded = lit_model.embed({}, torch.cat([batch.support_x, batch.query_x], dim=1)).double()
+    support, query = embedded.split([batch.support_x.shape[1], batch.query_x.shape[1]], dim=1)
+    prototypes = [support[0][batch.support_y[0] == c].mean(0) for c in range(4)]
+    oracle = torch.stack([-(query[0] - p).square().sum(-1) for p in prototypes], dim=-1)
+    torch.testing.assert_close(logits[0].double(), oracle, rtol=1e-4, atol=1e-4)
+
+
 def test_one_result_without_inner_steps():
     lit_model = LitProtoNet(Conv4((3, 16, 16), 5, width=6))
     assert lit_model.test_inner_loop_steps == 0
