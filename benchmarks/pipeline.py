@@ -120,7 +120,7 @@ def build_noise_store(data_dir: Path, name: str, image_shape: tuple[int, int, in
 
 def loop_rivals(device: str) -> dict[str, tuple[Callable, tuple]]:
     """Seconds an outer update of the sinusoid, drawing and Adam included."""
-    flags = ("--data_class=Sinusoid", f"--gpus={-1 if device == 'cuda' else 0}")
+    flags = ("--data_class=Sinusoid", f"--gpus={1 if device == 'cuda' else 0}")
     return {
         name: (entry, (own, device))
         for compiled, own in (("", flags), (", --compile", (*flags, "--compile")))

@@ -42,6 +42,8 @@ RIVALS = {
     "higher": (peers.higher, (), False),
     "jax": (peers.jax_jit, (), False),
 }
+#: On a GPU no memory is kept, nor are tasks computed a few at a time, so that they would be others once more.
+ON_THE_CPU = {"plain loop, memory kept", "ours, --tasks_at_once=4"}
 #: Who takes part where a workload says so.
 BY_INVITATION = {"ours, --tasks_at_once=4", "jax"}
 ORACLE = "plain loop"
@@ -58,8 +60,11 @@ def enter(name: str, workload: Workload, device: str) -> tuple[dict[str, Any], C
         keep_freed_memory()
     warnings.filterwarnings("error", message="--compile")  # that it runs as it is: not to be timed as compiled
     step = make(build(workload, flags, device))
+    torch.backends.cudnn.benchmark = make is peers.ours  # as in a run
+    tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # its rounding is not checked
     with machine.PeakMemory(device) as memory:
         result = step()
+    torch.backends.cudnn.allow_tf32 = tf32
     facts = {"memory": memory.bytes, "result_32": _flat(result)}
     compiled = "--compile" in flags or make is peers.jax_jit
     if not compiled:
@@ -102,7 +107,9 @@ def time_steps(workload: Workload, rivals: Sequence[str], device: str, rounds: i
     """A workload's row: everybody's median step, quartiles, operations and memory."""
     failed = json.loads(environment.FAILURES.read_text()) if environment.FAILURES.exists() else {}
     rivals = [name for name in rivals if name not in BY_INVITATION or name in workload.also]
-    if device == "cpu" and not workload.sinusoid:  # convolutions run as they are there
+    if device != "cpu":
+        rivals = [name for name in rivals if name not in ON_THE_CPU]
+    elif not workload.sinusoid:  # convolutions run as they are there
         rivals = [name for name in rivals if name != "ours, --compile"]
     entries = {name: (enter, (name, workload, device)) for name in rivals}
     facts = race(

@@ -6,7 +6,7 @@ Here the derivatives are written out, in as few passes as PyTorch has kernels fo
 itself and its gradient; the gradient's own gradient is made of what autograd knows, so third derivatives are right too.
 
 ``torch.compile`` drops the second derivative of an autograd ``Function`` without a word, and fuses passes itself;
-while compiling, and on other devices, the functions below are their plain PyTorch equivalents.
+while compiling, the functions below are their plain PyTorch equivalents. On other devices all but the convolution are.
 
 Names: ``by_x`` is the gradient by ``x``; ``x_`` is the gradient by ``by_x``, which has the shape of ``x``.
 """
@@ -26,7 +26,7 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
 def convolution(x: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
     """``F.conv2d`` without a bias."""
-    if _plain(x) or torch.is_autocast_enabled(x.device.type):
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
         return F.conv2d(x, filters, None, *geometry)
     return Convolution.apply(x, filters, geometry)
 
