@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from few_shot.adaptation import inner_loop, last, stack, with_gradients
 from few_shot.episodes import EpisodeBatch
-from few_shot.errors import BadInput, at_least
+from few_shot.errors import above_zero, at_least
 from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models.base import TaskScores
 from few_shot.lit_models.lit_maml import LitMAML
@@ -44,8 +44,7 @@ class LitIMAML(LitMAML):
         **maml,
     ) -> None:
         super().__init__(model, inner_loop_steps=inner_loop_steps, first_order=False, **maml)
-        if not proximal_strength > 0:
-            raise BadInput(f"--proximal_strength={proximal_strength} must be above 0.")
+        above_zero("proximal_strength", proximal_strength)
         self.proximal_strength = proximal_strength
         self.cg_steps = at_least(1, cg_steps, "cg_steps")
 

@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from torch import Tensor, nn
+from torch import nn
 
 from few_shot.errors import at_least
 
@@ -28,6 +28,3 @@ class SinusoidMLP(nn.Sequential):
         for size_in, size_out in itertools.pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.ReLU()]
         super().__init__(*layers, nn.Linear(sizes[-1], output_size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)
