@@ -73,11 +73,8 @@ def stack(weights: Weights, tasks: int) -> Weights:
 
 
 def inner_loop(
-    predict: Predict,
-    loss: TaskLoss,
+    support_loss: Callable[[Weights], Tensor],
     weights: Weights,
-    support_x: Tensor,
-    support_y: Tensor,
     *,
     steps: int,
     optimizer: InnerOptimizer,
@@ -90,11 +87,8 @@ def inner_loop(
     once its fast weights are computed, so memory does not grow with steps or episodes.
 
     Args:
-        predict: the model over T tasks.
-        loss: the loss over T tasks.
+        support_loss: fast weights to each task's loss on its support set, ``[T]``.
         weights: the initial fast weights, ``[T, ...]`` each (see :func:`stack`).
-        support_x: ``[T, N*K, ...]``.
-        support_y: ``[T, N*K]``, or ``[T, K, 1]`` for regression.
         steps: gradient steps, at least 0.
         optimizer: the rule of a step.
         rates: step number (from 0) to each parameter's inner learning rate.
@@ -107,9 +101,8 @@ def inner_loop(
         with torch.enable_grad():
             if not outer_gradient:
                 weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
-            support_loss = loss(predict(weights, support_x), support_y).sum()
             gradients = torch.autograd.grad(
-                support_loss,
+                support_loss(weights).sum(),
                 list(weights.values()),
                 create_graph=outer_gradient and not first_order,
                 materialize_grads=True,

@@ -14,8 +14,8 @@ Three rewrites, each exact, make it faster than the sum of its layers:
 - Batch norm is x·scale + shift, one operation, once the moments are known.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,23 +25,37 @@ from few_shot.adaptation import Predict
 from few_shot.inner_optimizers import Weights
 from few_shot.second_order import affine, convolution, moments, pooled_moments
 
-#: (every parameter [T, ...], activations) -> activations
-Layer = Callable[[Weights, Tensor], Tensor]
-
 KNOWN = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Identity)
 
 
+class Layer(NamedTuple):
+    """An operation on all tasks at once."""
+
+    modules: tuple[str, ...]  # whose parameters it reads
+    compute: Callable[[Weights, Tensor], Tensor]  # (those parameters [T, ...], activations) -> activations
+
+
 def folded_predictor(model: nn.Module, layers: list[Layer]) -> Predict:
-    """What :func:`few_shot.adaptation.predictor` returns, from the layers that :func:`assemble` found."""
+    """What :func:`few_shot.adaptation.predictor` returns, from the layers that :func:`assemble` found, or some."""
+    read = {module for layer in layers for module in layer.modules}
+    parameters = {name: p for name, p in model.named_parameters() if name.rpartition(".")[0] in read}
 
     def predict(weights: Weights, x: Tensor) -> Tensor:
-        shared = {n: p.expand(len(x), *p.shape) for n, p in model.named_parameters() if n not in weights}
+        tasks = len(next(iter(weights.values()), x))
+        shared = {name: p.expand(tasks, *p.shape) for name, p in parameters.items() if name not in weights}
         weights = {**shared, **weights}
         for layer in layers:
-            x = layer(weights, x)
+            x = layer.compute(weights, x)
         return x
 
     return predict
+
+
+def split(layers: list[Layer], adapted: Collection[str]) -> tuple[list[Layer], list[Layer]]:
+    """The layers before the first that reads one of the ``adapted`` parameters, and the rest."""
+    modules = {name.rpartition(".")[0] for name in adapted}
+    fixed = next((i for i, layer in enumerate(layers) if not modules.isdisjoint(layer.modules)), len(layers))
+    return layers[:fixed], layers[fixed:]
 
 
 class _Tracer(fx.Tracer):
@@ -87,7 +101,7 @@ def assemble(model: nn.Module) -> list[Layer] | None:
         match module:
             case nn.Conv2d(groups=1, padding_mode="zeros", padding=tuple()) if are_maps or not layers:
                 if not layers:
-                    layers.append(_fold)
+                    layers.append(Layer((), _fold))
                 are_maps = True
                 norm = None
                 if chain and isinstance(bn := chain[0][1], nn.BatchNorm2d) and bn.affine and bn.running_mean is None:
@@ -96,14 +110,14 @@ def assemble(model: nn.Module) -> list[Layer] | None:
                 pool = chain.pop(0) if relu and chain and _is_halving(chain[0][1]) else None
                 layers.append(_block(name, module, norm, relu is not None, pool is not None))
             case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)) if are_maps:
-                layers.append(lambda weights, x: x.mean((2, 3), keepdim=True))
+                layers.append(Layer((), lambda weights, x: x.mean((2, 3), keepdim=True)))
             case nn.Flatten(start_dim=1, end_dim=-1):
-                layers.append(_unfold if are_maps else lambda weights, x: x.flatten(2))
+                layers.append(Layer((), _unfold if are_maps else lambda weights, x: x.flatten(2)))
                 are_maps = False
             case nn.Linear() if not are_maps:
                 layers.append(_linear(name, module))
             case nn.ReLU():
-                layers.append(lambda weights, x: F.relu(x))
+                layers.append(Layer((), lambda weights, x: F.relu(x)))
             case _:
                 return None
     return layers if layers and not are_maps else None
@@ -141,7 +155,7 @@ def _linear(name: str, module: nn.Linear) -> Layer:
             samples = torch.baddbmm(weights[f"{name}.bias"][:, None], samples, weight)
         return samples.unflatten(1, x.shape[1:-1])
 
-    return linear
+    return Layer((name,), linear)
 
 
 def _block(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, relu: bool, pool: bool) -> Layer:
@@ -167,4 +181,4 @@ def _block(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, relu: boo
             x = affine(x, scale, shift - mean * scale)
         return x.relu_() if relu else x
 
-    return block
+    return Layer((name,) if norm is None else (name, norm[0]), block)

@@ -17,13 +17,11 @@ STEPS, RATE = 2, 0.01
 
 def adapted(model, loss, batch, first_order=False, steps=STEPS):
     weights = dict(model.named_parameters())
+    predict, losses = predictor(model), task_loss(loss)
     return list(
         inner_loop(
-            predictor(model),
-            task_loss(loss),
+            lambda fast_weights: losses(predict(fast_weights, batch.support_x), batch.support_y),
             stack(weights, len(batch.index)),
-            batch.support_x,
-            batch.support_y,
             steps=steps,
             optimizer=sgd,
             rates=lambda step: dict.fromkeys(weights, RATE),

@@ -6,8 +6,9 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from oracles import flat_gradient, meta_gradient, relative_error
+from oracles import flat_gradient, meta_gradient, meta_loss, relative_error
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from few_shot.adaptation import predictor, stack
 from few_shot.episodes import EpisodeBatch
@@ -77,16 +78,56 @@ def test_equals_the_plain_loop(kind, first_order, batch):
     assert relative_error(gradient, oracle) < 1e-10
 
 
-@pytest.mark.parametrize("algorithm", [LitANIL, LitBOIL])
-def test_parameters_that_do_not_adapt(algorithm, batch):
+def with_a_frozen_layer(model):
+    model.body[0].requires_grad_(False)
+    return model
+
+
+def with_a_layer_after_the_head(model):
+    return nn.Sequential(model, nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change"),
+    [
+        (LitANIL, lambda model: model),
+        (LitANIL, with_a_layer_after_the_head),
+        (LitBOIL, lambda model: model),
+        (LitMAML, with_a_frozen_layer),
+    ],
+)
+def test_parameters_that_do_not_adapt(algorithm, change, batch):
     """They are shared by all tasks, and get their gradient through all of them."""
-    model = chain("max-pool")
+    model = change(chain("max-pool"))
     lit_model = algorithm(model, inner_lr=RATE, inner_loop_steps=STEPS)
-    gradient = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
-    oracle = meta_gradient(
-        model, F.cross_entropy, batch, STEPS, RATE, adapted=list(lit_model.adapted_weights()), first_order=False
+    assert lit_model.folded_layers is not None
+    trained = [p for p in model.parameters() if p.requires_grad]
+    adapted = list(lit_model.adapted_weights())
+    gradient, oracle = (
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained, materialize_grads=True)])
+        for loss in (
+            lit_model.outer_scores(batch).loss.mean(),
+            meta_loss(model, F.cross_entropy, batch, STEPS, RATE, adapted=adapted),
+        )
     )
     assert relative_error(gradient, oracle) < 1e-10
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts them, and not their derivatives."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_no_step_adapts_is_computed_once(batch):
+    lit_model = LitANIL(chain("max-pool"))
+    with Convolutions() as convolutions:
+        lit_model.step_scores(batch, [0, 1, 2, 3])
+    assert convolutions.count == 2 * 4  # support and query, four blocks
 
 
 @pytest.mark.parametrize("kind", CHAINS)

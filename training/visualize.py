@@ -112,13 +112,12 @@ def draw_fit(
     )
     styles = {0: ("tab:gray", ":"), 1: ("tab:blue", "--"), 10: ("tab:green", "-")}
     with torch.no_grad():
+        predictions = lit_model.predictions_of(x)
         for step, fast_weights in enumerate(lit_model.adapt(batch, max(shown_steps))):
             if step in shown_steps:
                 colour, line = styles.get(step, ("tab:purple", "-."))
                 label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-                axis.plot(
-                    x[0, :, 0].cpu(), lit_model.predict(fast_weights, x)[0, :, 0].cpu(), line, color=colour, label=label
-                )
+                axis.plot(x[0, :, 0].cpu(), predictions(fast_weights)[0, :, 0].cpu(), line, color=colour, label=label)
     axis.set(xlabel="x", ylabel="y", title=f"Test task {episode}: {data.support_samples} support points")
     axis.grid(alpha=0.3)
     axis.legend()

@@ -70,11 +70,8 @@ class LitIMAML(LitMAML):
             return stepped, (weights, pulled, size, share, inner_state)
 
         return inner_loop(
-            self.predict,
-            self.loss,
+            self.support_loss(batch),
             initial,
-            batch.support_x,
-            batch.support_y,
             steps=steps,
             optimizer=proximal,
             rates=self.inner_rates,
@@ -88,9 +85,9 @@ class LitIMAML(LitMAML):
         leaves = [w.detach().requires_grad_() for w in fast_weights.values()]
         weights = dict(zip(names, leaves, strict=True))
         with torch.enable_grad():
-            loss, metric = self.scores(self.predict(weights, batch.query_x), batch.query_y)
+            loss, metric = self.scores(self.predictions_of(batch.query_x)(weights), batch.query_y)
             query_gradients = torch.autograd.grad(loss.sum(), leaves, materialize_grads=True)
-            support_loss = self.loss(self.predict(weights, batch.support_x), batch.support_y).sum()
+            support_loss = self.support_loss(batch)(weights).sum()
             slopes = torch.autograd.grad(support_loss, leaves, create_graph=True, materialize_grads=True)
 
         def multiply(vector: list[Tensor]) -> list[Tensor]:

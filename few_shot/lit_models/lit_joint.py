@@ -16,4 +16,4 @@ class LitJoint(LitMAML):
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         weights = stack(self.adapted_weights(), len(batch.index))
         x, y = batch.all_samples()
-        return self.scores(self.predict(weights, x), y)
+        return self.scores(self.predictions_of(x)(weights), y)

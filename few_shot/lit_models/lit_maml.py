@@ -1,6 +1,6 @@
 """Model-agnostic meta-learning (Finn, Abbeel & Levine 2017, https://arxiv.org/abs/1703.03400)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from few_shot.adaptation import inner_loop, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
-from few_shot.folded import Layer, assemble, folded_predictor
+from few_shot.folded import Layer, assemble, folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 
@@ -63,14 +63,28 @@ class LitMAML(LitMetaLearner):
         """The model's fast path, if it has one."""
         return assemble(self.model) if self.fast_path else None
 
-    def predict(self, fast_weights: Weights, x: Tensor) -> Tensor:
-        """Predictions ``[T, n, out]`` of T tasks' models for ``x`` ``[T, n, ...]``."""
+    def predictions_of(self, x: Tensor) -> Callable[[Weights], Tensor]:
+        """Predictions ``[T, n, out]`` for ``x`` ``[T, n, ...]`` as a function of T tasks' fast weights.
+
+        On the fast path, what comes before the first layer that adapts is computed here, once for all inner steps.
+        """
         if self.folded_layers is None:
             predict = predictor(self.model)
         else:
-            predict = folded_predictor(self.model, self.folded_layers)
-        predictions = predict(fast_weights, x)
-        return predictions.to(next(iter(fast_weights.values())).dtype)  # losses are exact, autocast or not
+            fixed, adapting = split(self.folded_layers, self.adapted_weights())
+            x = folded_predictor(self.model, fixed)({}, x)
+            predict = folded_predictor(self.model, adapting)
+
+        def predictions(fast_weights: Weights) -> Tensor:
+            dtype = next(iter(fast_weights.values())).dtype
+            return predict(fast_weights, x).to(dtype)  # losses are exact, autocast or not
+
+        return predictions
+
+    def support_loss(self, batch: EpisodeBatch) -> Callable[[Weights], Tensor]:
+        """Each task's support loss ``[T]`` as a function of the fast weights."""
+        predictions = self.predictions_of(batch.support_x)
+        return lambda fast_weights: self.loss(predictions(fast_weights), batch.support_y)
 
     def adapted_weights(self) -> Weights:
         """The parameters that the inner loop adapts: here all that are trained."""
@@ -83,11 +97,8 @@ class LitMAML(LitMetaLearner):
     def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
         """Yield the tasks' fast weights before the first inner step and after each."""
         return inner_loop(
-            self.predict,
-            self.loss,
+            self.support_loss(batch),
             stack(self.adapted_weights(), len(batch.index)),
-            batch.support_x,
-            batch.support_y,
             steps=steps,
             optimizer=self.inner_optimizer,
             rates=self.inner_rates,
@@ -96,14 +107,14 @@ class LitMAML(LitMetaLearner):
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         *_, fast_weights = self.adapt(batch, self.inner_loop_steps)
-        return self.scores(self.predict(fast_weights, batch.query_x), batch.query_y)
+        return self.scores(self.predictions_of(batch.query_x)(fast_weights), batch.query_y)
 
     def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
-        found = []
-        for step, fast_weights in enumerate(self.adapt(batch, max(steps))):
-            if step in steps:
-                if self.transductive:
-                    found.append(self.predict(fast_weights, batch.query_x))
-                else:
-                    found.append(predict_apart(predictor(self.model), fast_weights, batch.support_x, batch.query_x))
-        return found
+        predictions = self._query_predictions(batch)
+        return [predictions(w) for step, w in enumerate(self.adapt(batch, max(steps))) if step in steps]
+
+    def _query_predictions(self, batch: EpisodeBatch) -> Callable[[Weights], Tensor]:
+        if self.transductive:
+            return self.predictions_of(batch.query_x)
+        predict = predictor(self.model)
+        return lambda fast_weights: predict_apart(predict, fast_weights, batch.support_x, batch.query_x)

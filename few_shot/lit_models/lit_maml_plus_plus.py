@@ -1,7 +1,7 @@
 """MAML++ (Antoniou, Edwards & Storkey 2019, "How to train your MAML", https://arxiv.org/abs/1810.09502)."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -103,7 +103,8 @@ class LitMAMLPlusPlus(LitMAML):
         if self.last_step_alone:
             return super().outer_scores(batch)
         adapted = itertools.islice(self.adapt(batch, self.inner_loop_steps), 1, None)
-        scores = [self.scores(self.predict(fast_weights, batch.query_x), batch.query_y) for fast_weights in adapted]
+        predictions = self.predictions_of(batch.query_x)
+        scores = [self.scores(predictions(fast_weights), batch.query_y) for fast_weights in adapted]
         loss = torch.einsum("s,st->t", self.step_weights, torch.stack([s.loss for s in scores]))
         return TaskScores(loss, scores[-1].metric)
 
@@ -119,19 +120,22 @@ class LitMAMLPlusPlus(LitMAML):
         self.step_weights[-1] = 1 - earlier * (steps - 1)
         self.first_order = self.always_first_order or update < self.first_order_updates
 
-    def predict(self, fast_weights: Weights, x: Tensor) -> Tensor:
-        """Predictions of T tasks; in training, batch norm's statistics are collected on the way."""
+    def predictions_of(self, x: Tensor) -> Callable[[Weights], Tensor]:
+        """Predictions of T tasks for ``x``; in training, batch norm's statistics are collected on the way."""
         if not (self.training and any(norm.statistics for norm in self.norms)):
-            return super().predict(fast_weights, x)
+            return super().predictions_of(x)
 
         def predict_one_task(weights: Weights, x: Tensor) -> tuple[Tensor, list[Any]]:
             predictions = functional_call(self.model, weights, (x,))
             return predictions, [norm.batch_statistics for norm in self.norms]
 
-        predictions, statistics = vmap(predict_one_task, randomness="different")(fast_weights, x)
-        for norm, (mean, var) in zip(self.norms, statistics, strict=True):
-            norm.batch_statistics = None
-            norm.collect(mean, var)
+        def predictions(fast_weights: Weights) -> Tensor:
+            predictions, statistics = vmap(predict_one_task, randomness="different")(fast_weights, x)
+            for norm, (mean, var) in zip(self.norms, statistics, strict=True):
+                norm.batch_statistics = None
+                norm.collect(mean, var)
+            return predictions
+
         return predictions
 
     def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:

@@ -23,7 +23,7 @@ class LitReptile(LitMAML):
         x, y = batch.all_samples()
         with torch.no_grad():
             fast_weights = last(self.adapt(batch._replace(support_x=x, support_y=y), self.inner_loop_steps))
-            loss, metric = self.scores(self.predict(fast_weights, x), y)
+            loss, metric = self.scores(self.predictions_of(x)(fast_weights), y)
             weights = self.adapted_weights()
             way_back = {name: w - fast_weights[name] for name, w in weights.items()}
         return TaskScores(with_gradients(loss, weights, way_back), metric)

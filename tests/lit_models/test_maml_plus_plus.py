@@ -228,8 +228,8 @@ def test_no_query_sample_sees_another_with_running_statistics(model_and_batch):
     lit_model = build(LitMAMLPlusPlus, model, loss).eval()
     assert not lit_model.transductive
     *_, fast_weights = lit_model.adapt(batch, STEPS)
-    together = lit_model.predict(fast_weights, batch.query_x)
-    alone = lit_model.predict(fast_weights, batch.query_x[:, :1])
+    together = lit_model.predictions_of(batch.query_x)(fast_weights)
+    alone = lit_model.predictions_of(batch.query_x[:, :1])(fast_weights)
     torch.testing.assert_close(together[:, :1], alone, rtol=1e-10, atol=1e-12)
 
 
