@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if part in WORKLOADS:
             result["steps"][part] = time_steps(WORKLOADS[part], rivals, options.device, options.rounds)
         elif part == "loop":
-            result["loop"] = race(pipeline.loop_rivals(options.device), options.rounds or 5)
+            result["loop"] = race(pipeline.loop_rivals(options.device), options.rounds or 9)
         else:
             with pipeline.mini_imagenet_or_noise(environment.ROOT / "data") as (data_dir, images):
                 facts = race(pipeline.episode_rivals(data_dir, options.device), options.rounds or 15)
