@@ -24,7 +24,7 @@ from benchmarks import machine
 from benchmarks.environment import ROOT
 from benchmarks.race import race
 from benchmarks.results_table import RESULTS
-from benchmarks.step import ON_THE_CPU, check, enter
+from benchmarks.step import check, enter, on_device
 from benchmarks.workloads import Workload
 
 RIVALS = ("ours", "plain loop", "plain loop, memory kept")
@@ -46,8 +46,8 @@ def measure(device: str, rounds: int) -> dict[str, dict[str, Any]]:
             print(axis, value, file=sys.stderr, flush=True)
             flags = [f"--{name}={number}" for name, number in (START | {flag: value}).items()]
             workload = Workload(f"{axis} {value}", ("--data_class=Omniglot", "--width=32", *flags), rounds)
-            rivals = [name for name in RIVALS if device == "cpu" or name not in ON_THE_CPU]
-            facts = race({name: (enter, (name, workload, device)) for name in rivals}, rounds, check)
+            entries = {name: (enter, (name, workload, device)) for name in on_device(RIVALS, device)}
+            facts = race(entries, rounds, check)
             for name, fact in facts.items():
                 if "error" in fact:
                     raise SystemExit(f"{name}, {axis} {value}: {fact['error']}")
@@ -82,11 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--output", type=Path, help="the picture (default: docs/scaling.png, on a GPU scaling_cuda.png)"
     )
     options = parser.parse_args(argv)
-    name = "scaling.png" if options.device == "cpu" else f"scaling_{options.device}.png"
     curves = measure(options.device, options.rounds)
     record = {"machine": machine.description(options.device), "start": START, "curves": curves}
     (RESULTS / f"scaling_{options.device}.json").write_text(json.dumps(record, indent=1) + "\n")
-    picture = options.output or ROOT / "docs" / name
+    picture = options.output or ROOT / "docs" / ("scaling.png" if options.device == "cpu" else "scaling_cuda.png")
     draw(curves, picture)
     print(picture)
 

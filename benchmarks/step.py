@@ -82,6 +82,11 @@ def enter(name: str, workload: Workload, device: str) -> tuple[dict[str, Any], C
     return facts, lambda: machine.seconds(step, device, times)
 
 
+def on_device(rivals: Sequence[str], device: str) -> list[str]:
+    """The rivals that are one of their own there."""
+    return [name for name in rivals if device == "cpu" or name not in ON_THE_CPU]
+
+
 def check(facts: dict[str, dict]) -> None:
     """Compare everybody's gradients (or losses) with the plain loop's; whoever is off is not timed."""
     oracle = {bits: facts[ORACLE].get(f"result_{bits}") for bits in (64, 32)}
@@ -106,10 +111,8 @@ def _flat(tensors: Sequence[Any]) -> np.ndarray:
 def time_steps(workload: Workload, rivals: Sequence[str], device: str, rounds: int | None) -> dict[str, Any]:
     """A workload's row: everybody's median step, quartiles, operations and memory."""
     failed = json.loads(environment.FAILURES.read_text()) if environment.FAILURES.exists() else {}
-    rivals = [name for name in rivals if name not in BY_INVITATION or name in workload.also]
-    if device != "cpu":
-        rivals = [name for name in rivals if name not in ON_THE_CPU]
-    elif not workload.sinusoid:  # convolutions run as they are there
+    rivals = [name for name in on_device(rivals, device) if name not in BY_INVITATION or name in workload.also]
+    if device == "cpu" and not workload.sinusoid:  # convolutions run as they are there
         rivals = [name for name in rivals if name != "ours, --compile"]
     entries = {name: (enter, (name, workload, device)) for name in rivals}
     facts = race(

@@ -37,8 +37,12 @@ class Layer(NamedTuple):
 
 def folded_predictor(model: nn.Module, layers: list[Layer]) -> Predict:
     """What :func:`few_shot.adaptation.predictor` returns, from the layers that :func:`assemble` found, or some."""
-    read = {module for layer in layers for module in layer.modules}
-    parameters = {name: p for name, p in model.named_parameters() if name.rpartition(".")[0] in read}
+    parameters = {
+        f"{module}.{own}": p
+        for layer in layers
+        for module in layer.modules
+        for own, p in model.get_submodule(module).named_parameters(recurse=False)
+    }
 
     def predict(weights: Weights, x: Tensor) -> Tensor:
         tasks = len(next(iter(weights.values()), x))

@@ -130,7 +130,10 @@ class Experiment:
     resumed_from: dict[str, Any]  # the config of the checkpoint that --resume names
 
     def modules(self) -> tuple[Any, Any]:
-        """The data module, which has not looked for its data, and the algorithm around a model of the data's sizes."""
+        """The data module, which has not looked for its data, and the algorithm around a model of the data's sizes.
+
+        All random numbers start from the run's seed.
+        """
         pl.seed_everything(self.options.seed, workers=True, verbose=False)
         data = self.classes["data_class"](seed=self.options.seed, **self.arguments["data_class"])
         model = self.classes["model_class"](

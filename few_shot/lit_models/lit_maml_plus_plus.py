@@ -130,11 +130,11 @@ class LitMAMLPlusPlus(LitMAML):
             return predictions, [norm.batch_statistics for norm in self.norms]
 
         def predictions(fast_weights: Weights) -> Tensor:
-            predictions, statistics = vmap(predict_one_task, randomness="different")(fast_weights, x)
+            found, statistics = vmap(predict_one_task, randomness="different")(fast_weights, x)
             for norm, (mean, var) in zip(self.norms, statistics, strict=True):
                 norm.batch_statistics = None
                 norm.collect(mean, var)
-            return predictions
+            return found
 
         return predictions
 
