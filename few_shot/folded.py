@@ -138,7 +138,7 @@ def _fold(weights: Weights, x: Tensor) -> Tensor:
     """``[T, n, C, H, W]`` to ``[n, T*C, H, W]``."""
     if x.device.type != "cpu":
         return x.transpose(0, 1).flatten(1, 2)
-    return x.permute(1, 3, 4, 0, 2).flatten(3).permute(0, 3, 1, 2)
+    return x.permute(1, 3, 4, 0, 2).flatten(3).contiguous().permute(0, 3, 1, 2)
 
 
 def _unfold(weights: Weights, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What every algorithm shares: the outer update, its logs, and evaluation episode by episode."""
 
 import importlib
+import inspect
 import itertools
 import math
 from collections.abc import Callable
@@ -175,7 +176,9 @@ class LitMetaLearner(pl.LightningModule):
         optimizer.param_groups[0]["weight_decay"] = self.weight_decay  # a resumed run's flags win over its checkpoint
         for group in optimizer.param_groups:
             group["lr"] = self.outer_rate(self.global_step)
-        optimizer.zero_grad()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for p in parameters:
+            p.grad = None  # zero_grad would open a profiled section for it
         # Processes' gradients are averaged, and their shares of the meta-batch may differ by a task.
         weight = self.trainer.world_size / self._meta_batch_size(batch)
         chunks = self.chunks(batch)
@@ -186,7 +189,6 @@ class LitMetaLearner(pl.LightningModule):
                 self.manual_backward(scores.loss, torch.full_like(scores.loss, weight))
             found.append(TaskScores(scores.loss.detach(), scores.metric))
         scores = TaskScores(*map(torch.cat, zip(*found, strict=True)))
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._stop_unless_finite(batch, scores.loss, parameters)
         trainer: Any = self.trainer
         logging = (batch_idx + 1) % trainer.log_every_n_steps == 0
@@ -203,11 +205,14 @@ class LitMetaLearner(pl.LightningModule):
             if self.metric == "accuracy":
                 self.log("train_accuracy", weight * scores.metric.sum(), prog_bar=True, sync_dist=True)
 
+    # Lightning looks for ``batch_idx`` in it before every update.
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
+
     def chunks(self, batch: EpisodeBatch) -> list[EpisodeBatch]:
         """A meta-batch in the parts that are computed one after the other."""
         tasks = self.tasks_at_once or len(batch.index)
         if self.tasks_at_once is None and batch.index.device.type == "cpu":
-            of_one = batch.support_x[0].numel() + batch.query_x[0].numel()
+            of_one = batch.support_x.shape[1:].numel() + batch.query_x.shape[1:].numel()
             tasks = max(1, VALUES_AT_ONCE // of_one)
         return batch.chunks(tasks)
 
@@ -223,8 +228,8 @@ class LitMetaLearner(pl.LightningModule):
 
     def _stop_unless_finite(self, batch: EpisodeBatch, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         """Raise TrainingDiverged, in all processes alike, before a bad gradient reaches the weights."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        finite = math.isfinite(torch.nn.utils.get_total_norm([loss, *gradients], norm_type=math.inf))
+        values = torch.cat([loss, *(p.grad.flatten() for p in parameters if p.grad is not None)])
+        finite = math.isfinite(values.abs().max())
         if self.trainer.strategy.reduce_boolean_decision(finite):
             return
         bad = batch.index[~torch.isfinite(loss)].tolist()
