@@ -138,6 +138,13 @@ def test_predicts_as_vmap_does(kind, batch):
     torch.testing.assert_close(folded, predictor(model)(weights, batch.query_x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_images_are_folded_channels_last(tasks, batch):
+    """Of one task too, whose channels need not be moved together: all later layers take over how it lies in memory."""
+    fold, *_ = assemble(chain("max-pool"))
+    assert fold.compute({}, batch.support_x[:tasks]).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_fast_path_off_takes_vmap(batch, monkeypatch):
     monkeypatch.setattr("few_shot.lit_models.lit_maml.folded_predictor", lambda *_: pytest.fail("folded"))
     LitMAML(chain("stride"), fast_path=False).outer_scores(batch)
