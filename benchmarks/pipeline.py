@@ -153,7 +153,8 @@ def bare_loop(flags: tuple[str, ...], device: str) -> Rival:
 
 def whole_run(flags: tuple[str, ...], device: str) -> Rival:
     """Trainer.fit as a run has it: CSV and TensorBoard, the progress bar, checkpoints; without validation."""
-    experiment = parse([*flags, f"--max_steps={UPDATES}", "--limit_val_batches=0"], "benchmark")
+    as_long = ("--limit_val_batches=0", "--log_every_n_steps=50")  # a short run by itself would log more often
+    experiment = parse([*flags, f"--max_steps={UPDATES}", *as_long], "benchmark")
     set_up_process(experiment.options)
     data, lit_model = experiment.build()
 

@@ -188,7 +188,7 @@ class LitMetaLearner(pl.LightningModule):
             with nullcontext() if i == len(chunks) else self._without_synchronisation():
                 self.manual_backward(scores.loss, torch.full_like(scores.loss, weight))
             found.append(TaskScores(scores.loss.detach(), scores.metric))
-        scores = TaskScores(*map(torch.cat, zip(*found, strict=True)))
+        scores = found[0] if len(found) == 1 else TaskScores(*map(torch.cat, zip(*found, strict=True)))
         self._stop_unless_finite(batch, scores.loss, parameters)
         trainer: Any = self.trainer
         logging = (batch_idx + 1) % trainer.log_every_n_steps == 0
