@@ -18,10 +18,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from few_shot.adaptation import task_loss
-from few_shot.compilation import compile_scores
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
+from few_shot.fast_path.compilation import compile_scores
 
 #: Input values computed at once on the CPU: two of mini-ImageNet's 1-shot tasks, too much for any cache already.
 VALUES_AT_ONCE = 5_000_000

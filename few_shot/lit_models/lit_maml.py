@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from few_shot.adaptation import inner_loop, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
-from few_shot.folded import Layer, assemble, folded_predictor, split
+from few_shot.fast_path.folded import Layer, assemble, folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 

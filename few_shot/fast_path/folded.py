@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from few_shot.adaptation import Predict
+from few_shot.fast_path.second_order import affine, convolution, moments, pooled_moments
 from few_shot.inner_optimizers import Weights
-from few_shot.second_order import affine, convolution, moments, pooled_moments
 
 KNOWN = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Identity)
 

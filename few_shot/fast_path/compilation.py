@@ -41,7 +41,7 @@ def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores
 
 
 def _on_the_cpu() -> dict[str, Any]:
-    from few_shot.small_products import SmallProducts  # here, because the compiler takes seconds to import
+    from few_shot.fast_path.small_products import SmallProducts  # here, because the compiler takes seconds to import
 
     return {
         "cpp_wrapper": True,  # C++ calls the kernels too, which are small

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from few_shot.small_products import FEW, SmallProducts
+from few_shot.fast_path.small_products import FEW, SmallProducts
 
 aten = torch.ops.aten
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from few_shot.adaptation import predictor, stack
 from few_shot.episodes import EpisodeBatch
-from few_shot.folded import assemble, folded_predictor
+from few_shot.fast_path.folded import assemble, folded_predictor
 from few_shot.lit_models import LitANIL, LitBOIL, LitMAML
 from few_shot.models import Conv4, ResNet12, SinusoidMLP
 

@@ -1,0 +1,42 @@
+"""Imports point one way, so that each part can be read, tested and used without those that stand on it."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+#: What each part of few_shot may import of the others. A part is a module or a folder; the first that fits is meant.
+MAY_IMPORT = {
+    "errors": set(),
+    "metrics": {"errors"},
+    "episodes": set(),
+    "inner_optimizers": set(),
+    "evaluation": {"metrics"},
+    "adaptation": {"inner_optimizers"},
+    "models": {"errors"},
+    "fast_path": {"adaptation", "inner_optimizers", "episodes"},
+    "data": {"episodes", "errors", "metrics"},
+}
+#: What these parts never import, of other packages.
+MAY_NOT_IMPORT = {"pytorch_lightning": {"adaptation", "inner_optimizers", "evaluation", "models", "fast_path"}}
+
+
+def imports(path):
+    """The dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "."
+
+
+def test_imports_point_one_way():
+    for path in (ROOT / "few_shot").rglob("*.py"):
+        part = path.relative_to(ROOT / "few_shot").parts[0].removesuffix(".py")
+        for name in imports(path):
+            package, _, rest = name.partition(".")
+            other = rest.partition(".")[0]
+            assert package != "training", f"{path} imports training"
+            assert part not in MAY_NOT_IMPORT.get(package, ()), f"{path} imports {package}"
+            if package == "few_shot" and part in MAY_IMPORT and other != part:
+                assert other in MAY_IMPORT[part], f"{path} imports {name}"
