@@ -8,9 +8,14 @@ A record is a folder with a run's ``config.yaml``, ``run.json`` and ``test_metri
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import yaml
+
+from few_shot.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,8 +73,8 @@ def table() -> str:
             continue
         config = yaml.safe_load((folder / "config.yaml").read_text())
         run, test = (json.loads((folder / file).read_text()) for file in ("run.json", "test_metrics.json"))
-        accuracy = test["metric"] == "accuracy"
-        scale, digits, unit = (100, 2, " %") if accuracy else (1, 3, "")
+        metric = METRICS[test["metric"]]
+        scale, digits, unit = metric.scale, min(metric.digits, 3), metric.unit
         rows = {row["step"]: row for row in test["per_step"]}
         result = " / ".join(
             f"{scale * rows[s]['mean']:.{digits}f} ± {scale * rows[s]['ci95']:.{digits}f}" for s in steps

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
 from few_shot.evaluation import summarize, table, write_episodes
+from few_shot.metrics import METRICS
 from training.command_line import Experiment, is_first_process
 
 #: Hands the run's number from the process that started the run to those it launches.
@@ -140,7 +141,7 @@ def ensemble_of(folder: Path, most: int, metric: str) -> list[dict[str, Any]]:
         callbacks = torch.load(folder / "last.ckpt", map_location="cpu", weights_only=True)["callbacks"]
         for state in callbacks.values():
             scores |= state.get("best_k_models", {})
-    paths = [path for path, _ in ranked(scores, folder, "max" if metric == "accuracy" else "min")[:most]]
+    paths = [path for path, _ in ranked(scores, folder, METRICS[metric].mode)[:most]]
     if not paths:
         raise BadInput(
             f"--ensemble={most} finds no validated checkpoints of a run, with its last.ckpt, in {folder}: "

@@ -21,6 +21,7 @@ from pytorch_lightning.profilers import PassThroughProfiler, Profiler, SimplePro
 from pytorch_lightning.strategies import DDPStrategy
 
 from few_shot.errors import BadInput
+from few_shot.metrics import METRICS
 from training.command_line import Experiment, RunOptions
 from training.record import print_once, ranked, record_cost
 
@@ -137,7 +138,7 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
     """The Trainer that runs the experiment and writes into ``directory``, or writes nothing if that is None."""
     options = experiment.options
     quick = options.fast_dev_run or directory is None
-    monitor, mode = (f"val_{metric}", "max" if metric == "accuracy" else "min")
+    monitor, mode = f"val_{metric}", METRICS[metric].mode
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
     callbacks: list[Callback] = [EndlessEpoch(), Progress()]
     if directory is not None and not quick:

@@ -24,6 +24,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from few_shot.data import Sinusoid
 from few_shot.errors import BadInput
+from few_shot.metrics import METRICS
 from training.command_line import clear_errors, parse
 from training.record import load_weights
 
@@ -54,7 +55,7 @@ def draw_curves(directory: Path) -> Path | None:
                 for name, value in row.items():
                     if name.startswith(("train_", "val_")) and value:
                         curves[name].append((int(row["step"]) + 1, float(value)))
-    quantities = [q for q in ("loss", "accuracy", "mse") if f"train_{q}" in curves or f"val_{q}" in curves]
+    quantities = [q for q in ("loss", *METRICS) if f"train_{q}" in curves or f"val_{q}" in curves]
     if not quantities:
         return None
     figure, axes = plt.subplots(1, len(quantities), figsize=(6 * len(quantities), 4), squeeze=False)
@@ -74,9 +75,10 @@ def draw_curves(directory: Path) -> Path | None:
             if part == "val" and set(steps) <= set(ci95):
                 margin = np.array([ci95[int(step)] for step in steps])
                 axis.fill_between(steps, values - margin, values + margin, color=colour, alpha=0.2, label="95 % CI")
-        if quantity != "accuracy":
+        metric = METRICS.get(quantity)
+        if metric is None or metric.mode == "min":
             axis.set_yscale("log")
-        axis.set(xlabel="outer updates", ylabel={"mse": "mean squared error"}.get(quantity, quantity))
+        axis.set(xlabel="outer updates", ylabel=metric.description if metric else quantity)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(directory.parent.name)

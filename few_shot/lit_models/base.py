@@ -22,6 +22,7 @@ from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
 from few_shot.fast_path.compilation import compile_scores
+from few_shot.metrics import METRICS, metric_by_name
 
 #: Input values computed at once on the CPU: two of mini-ImageNet's 1-shot tasks, too much for any cache already.
 VALUES_AT_ONCE = 5_000_000
@@ -90,8 +91,8 @@ class LitMetaLearner(pl.LightningModule):
         if weight_decay < 0:
             raise BadInput(f"--weight_decay={weight_decay} must not be negative.")
         self.model = torch.func.replace_all_batch_norm_modules_(model)
-        self.loss = task_loss(_loss_by_name(loss, metric))
-        self.metric: Literal["accuracy", "mse"] = metric
+        self.metric = metric_by_name(metric).name
+        self.loss = task_loss(_loss_by_name(loss, METRICS[metric].of_classes))
         self.test_inner_loop_steps = at_least(0, test_inner_loop_steps, "test_inner_loop_steps")
         self.transductive = transductive
         self.outer_optimizer = outer_optimizer
@@ -151,10 +152,7 @@ class LitMetaLearner(pl.LightningModule):
     def scores(self, predictions: Tensor, targets: Tensor) -> TaskScores:
         """Loss and metric of T tasks; predictions ``[T, n, out]``, targets ``[T, n]`` or ``[T, n, 1]``."""
         with torch.no_grad():
-            if self.metric == "accuracy":
-                metric = (predictions.argmax(-1) == targets).double().mean(-1)
-            else:
-                metric = (predictions - targets).square().flatten(1).mean(-1)
+            metric = METRICS[self.metric].scores(predictions, targets)
         return TaskScores(self.loss(predictions, targets), metric)
 
     def configure_optimizers(self) -> Any:
@@ -202,8 +200,8 @@ class LitMetaLearner(pl.LightningModule):
         optimizer.step()
         if logging:
             self.log("train_loss", weight * scores.loss.sum(), prog_bar=True, sync_dist=True)
-            if self.metric == "accuracy":
-                self.log("train_accuracy", weight * scores.metric.sum(), prog_bar=True, sync_dist=True)
+            if METRICS[self.metric].of_classes:  # an error says no more than the loss
+                self.log(f"train_{self.metric}", weight * scores.metric.sum(), prog_bar=True, sync_dist=True)
 
     # Lightning looks for ``batch_idx`` in it before every update.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
@@ -322,7 +320,7 @@ def _gather(value: Any) -> list:
     return values
 
 
-def _loss_by_name(name: str, metric: str) -> Callable[[Tensor, Tensor], Tensor]:
+def _loss_by_name(name: str, of_classes: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """Find a loss and try it on a few predictions."""
     module, _, attribute = name.rpartition(".")
     try:
@@ -334,15 +332,15 @@ def _loss_by_name(name: str, metric: str) -> Callable[[Tensor, Tensor], Tensor]:
             f"--loss={name} is neither a function of torch.nn.functional nor one that can be imported, "
             "such as mypackage.losses.my_loss."
         )
-    predictions = torch.linspace(-0.9, 0.8, 10).reshape(*((2, 5) if metric == "accuracy" else (10, 1))).requires_grad_()
-    targets = torch.tensor([1, 4]) if metric == "accuracy" else torch.linspace(-2, 2, 10)[:, None]
+    predictions = torch.linspace(-0.9, 0.8, 10).reshape(*((2, 5) if of_classes else (10, 1))).requires_grad_()
+    targets = torch.tensor([1, 4]) if of_classes else torch.linspace(-2, 2, 10)[:, None]
     try:
         loss = function(predictions, targets)
         usable = loss.dim() == 0 and bool(torch.autograd.grad(loss, predictions)[0].any())
     except Exception:
         usable = False
     if not usable:
-        wanted = "class labels" if metric == "accuracy" else "numbers"
+        wanted = "class labels" if of_classes else "numbers"
         raise BadInput(
             f"--loss={name} gives no mean loss, with a gradient, of predictions and targets that are {wanted}."
         )

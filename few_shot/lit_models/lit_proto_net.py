@@ -8,6 +8,7 @@ from few_shot.adaptation import head_name, predict_apart, predictor
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
+from few_shot.metrics import METRICS
 
 
 class LitProtoNet(LitMetaLearner):
@@ -25,7 +26,7 @@ class LitProtoNet(LitMetaLearner):
 
     def __init__(self, model: nn.Module, **outer) -> None:
         super().__init__(model, test_inner_loop_steps=0, **outer)
-        if self.metric != "accuracy":
+        if not METRICS[self.metric].of_classes:
             raise BadInput("--lit_model_class=LitProtoNet needs classes, and this data set has none.")
         self.model.set_submodule(head_name(self.model), nn.Identity())
         self.embed = predictor(self.model)
