@@ -29,7 +29,7 @@ import few_shot.data
 import few_shot.lit_models
 import few_shot.models
 from few_shot.episodes import Split
-from few_shot.errors import BadInput, TrainingDiverged, at_least
+from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.lit_models.base import LitMetaLearner
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -74,6 +74,8 @@ class RunOptions:
         keep_memory: whether freed memory stays with the process instead of going back to the system after every
             operation (Linux, CPU), which made a step of mini-ImageNet twice as fast.
         wandb: whether to log to Weights & Biases too; offline if there is no network or no key.
+        track_grad_norm: log the outer gradient's norm of this order, before clipping; None not to.
+        log_gradient_histograms: whether to log a histogram of each parameter's outer gradient.
     """
 
     log_dir: str = "logs"
@@ -98,12 +100,15 @@ class RunOptions:
     resume: str | None = None
     keep_memory: bool = True
     wandb: bool = False
+    track_grad_norm: float | None = None
+    log_gradient_histograms: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
             value = getattr(self, name)
             if value is not None:
                 at_least(1, value, name)
+        above_zero("track_grad_norm", self.track_grad_norm)
         if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
             raise BadInput(f"--strategy={self.strategy} is unknown: Lightning knows ddp and others by name.")
         if self.seed >= 2**32:
@@ -142,7 +147,6 @@ class Experiment:
         lit_model = self.classes["lit_model_class"](
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )
-        lit_model.config = self.config
         if self.options.compile:
             lit_model.compile_outer_step()
         return data, lit_model
@@ -168,6 +172,10 @@ class Experiment:
             data.prepare_data()
             data.setup("fit" if test_split is None else "test")
         return data, lit_model
+
+
+#: The flags of this process's command lines.
+_offered: set[str] = set()
 
 
 class _Parser(jsonargparse.ArgumentParser):
@@ -202,10 +210,12 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        fail(Path(sys.argv[0]).name, str(error))
+        # The library names arguments, inner_lr=-1; on the command line they are flags.
+        message = re.sub(r"(?<![\w.,/=-])(\w+)=", lambda m: f"{'--' * (m[1] in _offered)}{m[0]}", str(error))
+        fail(Path(sys.argv[0]).name, message)
     except TrainingDiverged as error:
         if is_first_process():
-            print(error, file=sys.stderr)
+            print(error, *getattr(error, "__notes__", []), file=sys.stderr)
         sys.exit(1)
 
 
@@ -252,8 +262,9 @@ def parse(
     classes, protocol = _choose_classes(chosen)
     names = {}
     for flag, cls in classes.items():
-        names[flag] = _add_arguments(parser, cls, FILLED_IN[flag], known)
+        names[flag] = _add_arguments(parser, cls, FILLED_IN[flag] | set(getattr(cls, "unused", ())), known)
         known |= set(names[flag])
+    _offered.update(known)
     _accept_bare_flags(parser)
     if unknown := set(from_file) - known:
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")

@@ -17,7 +17,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
-from few_shot.evaluation import summarize, table, write_episodes
+from few_shot.evaluation import EpisodeResults, summarize, table, write_episodes
+from few_shot.lit_models.ensemble import LitEnsemble
 from few_shot.metrics import METRICS
 from training.command_line import Experiment, is_first_process
 
@@ -167,22 +168,20 @@ def test(
         members: weights of an ensemble; none for no ensemble.
     """
 
-    def summary() -> dict[str, Any]:
-        return summarize(lit_model.results, lit_model.metric, data.eval_seed, lit_model.transductive)
+    def summary(results: EpisodeResults) -> dict[str, Any]:
+        return summarize(results, data.metric, data.eval_seed, lit_model.transductive)
 
     trainer.test(lit_model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    results, found = {"test": lit_model.results}, summary()
+    results, found = {"test": lit_model.results}, summary(lit_model.results)
     if members:
-        own = {name: value.clone() for name, value in lit_model.state_dict().items()}
-        lit_model.members = list(members)
-        trainer.test(lit_model, datamodule=data, verbose=False)
-        lit_model.members = []
-        lit_model.load_state_dict(own)
-        results["ensemble"], found["ensemble"] = lit_model.results, {"members": len(members)} | summary()
+        ensemble: Any = LitEnsemble(lit_model, members)
+        trainer.test(ensemble, datamodule=data, verbose=False)
+        results["ensemble"] = ensemble.results
+        found["ensemble"] = {"members": len(members)} | summary(ensemble.results)
     if directory is not None and is_first_process():
         (directory / "test_metrics.json").write_text(json.dumps(found, indent=2) + "\n")
         for name, episodes in results.items():
-            write_episodes(episodes, lit_model.metric, directory / f"{name}_episodes.csv")
+            write_episodes(episodes, data.metric, directory / f"{name}_episodes.csv")
     print_once(f"\n{table(found)}\n")
     return found
 

@@ -48,7 +48,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         return test(trainer, lit_model, data)
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
-        if experiment.resumed_from["outer_optimizer"] != lit_model.outer_optimizer:
+        if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
     directory = run_directory(experiment)
     os.environ[VERSION_VARIABLE] = directory.name.removeprefix("version_")

@@ -23,6 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
 from training.command_line import Experiment, RunOptions
+from training.learner_callbacks import GradientLog, LastGoodCheckpoint, RunConfig
 from training.record import print_once, ranked, record_cost
 
 
@@ -140,7 +141,9 @@ def build_trainer(experiment: Experiment, directory: Path | None, metric: str) -
     quick = options.fast_dev_run or directory is None
     monitor, mode = f"val_{metric}", METRICS[metric].mode
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
-    callbacks: list[Callback] = [EndlessEpoch(), Progress()]
+    callbacks: list[Callback] = [EndlessEpoch(), Progress(), RunConfig(experiment.config), LastGoodCheckpoint()]
+    if options.track_grad_norm is not None or options.log_gradient_histograms:
+        callbacks.append(GradientLog(options.track_grad_norm, options.log_gradient_histograms))
     if directory is not None and not quick:
         place: dict[str, Any] = {"dirpath": directory / "checkpoints", "save_on_train_epoch_end": False}
         keep = max(1, options.ensemble)

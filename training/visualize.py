@@ -115,7 +115,7 @@ def draw_fit(
     styles = {0: ("tab:gray", ":"), 1: ("tab:blue", "--"), 10: ("tab:green", "-")}
     with torch.no_grad():
         predictions = lit_model.predictions_of(x)
-        for step, fast_weights in enumerate(lit_model.adapt(batch, max(shown_steps))):
+        for step, fast_weights in enumerate(lit_model.adapt(batch.support_x, batch.support_y, max(shown_steps))):
             if step in shown_steps:
                 colour, line = styles.get(step, ("tab:purple", "-."))
                 label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"

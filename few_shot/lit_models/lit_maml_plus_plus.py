@@ -89,12 +89,12 @@ class LitMAMLPlusPlus(LitMAML):
         step = min(step, self.inner_loop_steps - 1)
         return {name: rate[step] for name, rate in zip(self.adapted_weights(), self.rates, strict=True)}
 
-    def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
+    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> Iterator[Weights]:
         """Yield the tasks' fast weights before the first inner step and after each.
 
         Until the next are asked for, batch norm is at their step: for the query samples, and for the inner step.
         """
-        for step, fast_weights in enumerate(super().adapt(batch, steps)):
+        for step, fast_weights in enumerate(super().adapt(support_x, support_y, steps)):
             for norm in self.norms:
                 norm.step = step
             yield fast_weights
@@ -102,7 +102,7 @@ class LitMAMLPlusPlus(LitMAML):
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         if self.last_step_alone:
             return super().outer_scores(batch)
-        adapted = itertools.islice(self.adapt(batch, self.inner_loop_steps), 1, None)
+        adapted = itertools.islice(self.adapt(batch.support_x, batch.support_y, self.inner_loop_steps), 1, None)
         predictions = self.predictions_of(batch.query_x)
         scores = [self.scores(predictions(fast_weights), batch.query_y) for fast_weights in adapted]
         loss = torch.einsum("s,st->t", self.step_weights, torch.stack([s.loss for s in scores]))
