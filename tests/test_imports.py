@@ -5,18 +5,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-#: What each part of few_shot may import of the others. A part is a module or a folder; the first that fits is meant.
+#: What each part of few_shot may import of the others.
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
+    "layer_errors": {"errors"},
     "checkpoint": {"arguments", "errors"},
     "metrics": {"errors"},
     "episodes": set(),
     "inner_optimizers": set(),
     "evaluation": {"metrics"},
-    "adaptation": {"inner_optimizers"},
+    "adaptation": {"inner_optimizers", "layer_errors"},
     "models": {"arguments", "errors"},
-    "fast_path": {"adaptation", "inner_optimizers", "episodes"},
+    "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes"},
     "data": {"episodes", "errors", "metrics"},
 }
 #: Parts that know no Lightning.

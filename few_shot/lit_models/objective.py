@@ -56,7 +56,7 @@ def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tenso
             "such as mypackage.losses.my_loss."
         )
     kinds = {True: "class labels", False: "numbers"}
-    tried = [True, False] if of_classes is None else [of_classes]
+    tried = [False, True] if of_classes is None else [of_classes]
     if not any(_is_mean_loss(function, kind) for kind in tried):
         wanted = " or ".join(kinds[kind] for kind in tried)
         raise BadInput(f"loss={name} gives no mean loss, with a gradient, for targets that are {wanted}.")
