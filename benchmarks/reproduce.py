@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import yaml
 
-from benchmarks.results_table import RESULTS, Row, read_rows
+from benchmarks.results_table import RESULTS, ROWS, Row, read_rows
 from training.weights import WEIGHTS, write_weights
 
 ROOT = Path(__file__).parents[1]
@@ -35,9 +35,9 @@ QUEUE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_
 class Training:
     """A row's training in the queue's folder: ``runs/<row>/`` holds its commit, its output and its run."""
 
-    def __init__(self, row: Row, queue: Path) -> None:
+    def __init__(self, row: Row, queue: Path, results: Path) -> None:
         self.row, self.queue = row, queue
-        self.folder = queue / "runs" / row.name
+        self.folder, self.target = queue / "runs" / row.name, results / row.name
 
     @property
     def run(self) -> Path | None:
@@ -58,7 +58,7 @@ class Training:
     @property
     def is_recorded(self) -> bool:
         """Whether its record is complete."""
-        return all((RESULTS / self.row.name / f"test_{queries}query.json").is_file() for queries in self.row.tests)
+        return all((self.target / f"test_{queries}query.json").is_file() for queries in self.row.tests)
 
     def parts(self) -> list[dict[str, Any]]:
         """What ``run.json`` says of the training, from its first start to its last."""
@@ -101,7 +101,7 @@ class Training:
     def train(self, data: Path) -> int:
         """Run it, or go on with it; returns the exit status."""
         code = self.code()
-        if not (code / "data").exists():
+        if not (code / "data").is_symlink():
             (code / "data").symlink_to(data.resolve())
         flags = [*shlex.split(self.row.flags), f"--log_dir={self.folder / 'logs'}"]
         if self.last_checkpoint is not None:
@@ -128,13 +128,13 @@ class Training:
         return clone
 
     def record(self, data: Path) -> None:
-        """Put weights, config, cost and tests into ``benchmarks/results/<row>``.
+        """Put weights, config, cost and tests into the row's record.
 
         Raises:
             CalledProcessError: today's code cannot test the weights.
         """
         assert self.run is not None
-        target = RESULTS / self.row.name
+        target = self.target
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         config = yaml.safe_load((self.run / "config.yaml").read_text())
@@ -215,14 +215,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
     parser.add_argument("--queue", type=Path, default=QUEUE, help="folder for clones, runs and logs")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="file with the rows")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the records")
     parser.add_argument("--row", help="the name of one row; all by default")
     parser.add_argument("--list", action="store_true", help="only say how far each row is")
     arguments = parser.parse_args()
-    rows = [row for row in read_rows() if arguments.row in (None, row.name)]
+    rows = [row for row in read_rows(arguments.rows) if arguments.row in (None, row.name)]
     if not rows:
-        names = ", ".join(row.name for row in read_rows())
+        names = ", ".join(row.name for row in read_rows(arguments.rows))
         parser.error(f"--row={arguments.row} is unknown: choose one of {names}.")
-    trainings = [Training(row, arguments.queue) for row in rows]
+    trainings = [Training(row, arguments.queue, arguments.results) for row in rows]
     if arguments.list:
         for training in trainings:
             print(f"{training.row.name:36} {training.state()}")
@@ -241,7 +243,7 @@ def main() -> None:
                 continue
             except subprocess.CalledProcessError as error:
                 status = error.returncode
-                (RESULTS / training.row.name / WEIGHTS).unlink()
+                (training.target / WEIGHTS).unlink(missing_ok=True)
         print(f"{training.row.name}: ended with status {status}; see {training.folder / 'output.txt'}", flush=True)
         failed.append(training.row.name)
     if failed:

@@ -30,10 +30,10 @@ def generated_data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def generated_stores(tmp_path_factory):
-    """Built stores of Omniglot and CIFAR-FS, twenty classes of twenty images a split; their sources are gone."""
+    """Built stores of Omniglot and CIFAR-FS, eighty classes of twenty images a split; their sources are gone."""
     root = tmp_path_factory.mktemp("stores")
-    for name, shape in (("omniglot", (1, 28, 28)), ("cifar_fs", (3, 32, 32))):
-        build_noise_store(root, name, shape, classes=20, images=20)
+    for name, shape in (("omniglot_binary", (1, 28, 28)), ("cifar_fs", (3, 32, 32))):
+        build_noise_store(root, name, shape, classes=80, images=20)
     return root
 
 
