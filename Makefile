@@ -48,7 +48,7 @@ compare: $(STAMP)  ## Train every algorithm with an inner loop on the sinusoid a
 overfitting: $(STAMP)  ## Train on few classes of CIFAR-FS; draw and print what closes the gap to validation
 	.venv/bin/python benchmarks/overfitting.py
 
-bench: $(STAMP) $(BENCH_STAMP)  ## Time a meta-training step beside other frameworks' (ten minutes) and put the table into the README
+bench: $(STAMP) $(BENCH_STAMP)  ## Time a meta-training step beside other frameworks' (ten minutes) and put the table into docs/speed.md
 	.venv/bin/python benchmarks/step.py
 	.venv/bin/python benchmarks/speed_table.py --write
 

@@ -120,12 +120,11 @@ def compare_with_the_authors() -> None:
         ours.with_name("difference_15query.json").write_text(json.dumps(difference, indent=2) + "\n")
 
 
-def write_into_readme(mark: str, text: str) -> None:
-    """Replace what stands between a mark and the comment ``<!-- end -->`` after it."""
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(mark)
+def write_between(page: Path, mark: str, text: str) -> None:
+    """Replace what stands on a page between a mark and the comment ``<!-- end -->`` after it."""
+    before, _, rest = page.read_text().partition(mark)
     after = rest[rest.index(END) :]
-    readme.write_text(f"{before}{mark}\n{text}\n{after}")
+    page.write_text(f"{before}{mark}\n{text}\n{after}")
 
 
 def main() -> None:
@@ -137,7 +136,7 @@ def main() -> None:
         compare_with_the_authors()
     print(table())
     if arguments.write:
-        write_into_readme(MARK, table())
+        write_between(ROOT / "README.md", MARK, table())
 
 
 if __name__ == "__main__":
