@@ -19,7 +19,6 @@ from typing import Any, Literal, NoReturn
 
 import jsonargparse
 import pytorch_lightning as pl
-import torch
 import yaml
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -31,6 +30,7 @@ import few_shot.models
 from few_shot.episodes import Split
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.lit_models.base import LitMetaLearner
+from training.weights import read_checkpoint
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -329,7 +329,7 @@ def checkpoint_config(path: str, flag: str) -> dict[str, Any]:
         BadInput: the file is not there, or is no checkpoint of this project.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)["config"]
+        return read_checkpoint(path)["config"]
     except FileNotFoundError:
         raise BadInput(f"--{flag}={path} does not exist.") from None
     except Exception as error:

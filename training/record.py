@@ -21,6 +21,7 @@ from few_shot.evaluation import EpisodeResults, summarize, table, write_episodes
 from few_shot.lit_models.ensemble import LitEnsemble
 from few_shot.metrics import METRICS
 from training.command_line import Experiment, is_first_process
+from training.weights import read_checkpoint
 
 #: Hands the run's number from the process that started the run to those it launches.
 VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
@@ -115,7 +116,7 @@ def load_weights(lit_model: LightningModule, path: str, flag: str) -> None:
         BadInput: its model has other parameters or sizes.
     """
     try:
-        lit_model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+        lit_model.load_state_dict(read_checkpoint(path)["state_dict"])
     except RuntimeError as error:
         difference = " ".join(str(error).split()[:60])
         raise BadInput(

@@ -1,0 +1,109 @@
+"""What a person gives a learner, as the tensors that it computes with: inputs of any kind, and labels of any kind."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from few_shot.data.pictures import Preprocessing, preprocessing, read_pictures
+from few_shot.errors import BadInput
+
+
+class Inputs:
+    """Turns what a person gives into a model's inputs.
+
+    Args:
+        shape: of one input, such as ``(3, 84, 84)``; None if it is not known.
+        how: how pictures were prepared for the training; None if nothing is known of it.
+    """
+
+    def __init__(self, shape: Sequence[int] | None, how: Preprocessing | None) -> None:
+        self.shape = None if shape is None else tuple(shape)
+        if how is None and self.shape is not None and len(self.shape) == 3:
+            how = preprocessing(self.shape, crop="center")
+        self.how = how
+
+    def tensor(self, x: Any, like: Tensor) -> Tensor:
+        """Inputs ``[n, ...]`` of the number type and on the device of ``like``.
+
+        Args:
+            x: numbers as a tensor, an array or lists, ``[n, ...]``, already as the model takes them; or pictures, one or
+                many: paths, PIL images, arrays or tensors.
+
+        Raises:
+            BadInput: something cannot be read, or has another shape than the model takes.
+        """
+        if self._is_prepared(x):
+            prepared = torch.as_tensor(x)
+            return prepared.to(like.device, like.dtype)
+        if self._are_pictures(x):
+            if self.how is None:
+                raise BadInput(
+                    "The learner does not know how large its pictures are: fit it first, use a model of few_shot.models, "
+                    "or give tensors [n, C, H, W] with values from 0 to 1."
+                )
+            return torch.from_numpy(read_pictures(x, self.how)).to(like.device, like.dtype) / self.how["scale"]
+        return self._numbers(x, like)
+
+    def _is_prepared(self, x: Any) -> bool:
+        """Whether it is what a data module's batches hold."""
+        if isinstance(x, np.ndarray):
+            return np.issubdtype(x.dtype, np.floating) and self.shape is not None and x.shape[1:] == self.shape
+        is_float = isinstance(x, Tensor) and x.is_floating_point()
+        return is_float and (self.shape is None or tuple(x.shape[1:]) == self.shape)
+
+    def _are_pictures(self, x: Any) -> bool:
+        first = x[0] if isinstance(x, list | tuple) and x else x
+        return self.how is not None or isinstance(first, str | os.PathLike | Image.Image)
+
+    def _numbers(self, x: Any, like: Tensor) -> Tensor:
+        try:
+            numbers = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(like.device, like.dtype)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"The inputs are no numbers [n, ...] ({error}).") from error
+        if self.shape == (1,) and numbers.dim() == 1:
+            numbers = numbers[:, None]
+        if self.shape is not None and tuple(numbers.shape[1:]) != self.shape:
+            raise BadInput(
+                f"The inputs have the shape {tuple(numbers.shape)}: the model takes [n, {', '.join(map(str, self.shape))}]."
+            )
+        return numbers
+
+
+def input_shape_of(model: nn.Module) -> tuple[int, ...] | None:
+    """The shape of one input, of a model that remembers what it was built for."""
+    shape = getattr(model, "constructor_arguments", {}).get("input_shape")
+    return None if shape is None else tuple(shape)
+
+
+def encode(y: Any, of_classes: bool | None) -> tuple[NDArray | None, Tensor]:
+    """Labels of any kind as numbers from 0, or targets as they are.
+
+    Args:
+        y: one label for each input: strings, numbers or whatever sorts; or regression targets, ``[n]`` or ``[n, d]``.
+        of_classes: whether they are labels; None leaves it to their type: floating point numbers are targets.
+
+    Returns:
+        The classes in sorted order, or None for targets; and labels ``[n]`` or targets ``[n, d]``.
+
+    Raises:
+        BadInput: they are neither.
+    """
+    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if of_classes is None:
+        of_classes = not np.issubdtype(values.dtype, np.floating)
+    if not of_classes:
+        try:
+            targets = torch.as_tensor(values.astype(np.float64))
+        except (TypeError, ValueError):
+            raise BadInput("The targets y must be numbers: this learner does regression.") from None
+        return None, targets if targets.dim() > 1 else targets[:, None]
+    if values.ndim != 1:
+        raise BadInput(f"The labels y have the shape {values.shape}: give one label for each input, [n].")
+    classes, numbers = np.unique(values, return_inverse=True)
+    return classes, torch.from_numpy(numbers.astype(np.int64))
