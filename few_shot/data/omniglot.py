@@ -1,6 +1,5 @@
 """Omniglot (Lake et al. 2015): 1623 handwritten characters of 50 alphabets, 20 drawings each."""
 
-import io
 import os
 import zipfile
 import zlib
@@ -13,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.data.base import ImageEpisodes
-from few_shot.data.class_folders import fingerprint, read_image, scan
-from few_shot.data.download import download
+from few_shot.data.class_folders import fingerprint, scan
+from few_shot.data.download import announce, download
 from few_shot.data.image_store import ImageStore, Source, ensure_store
+from few_shot.data.pictures import Preprocessing, decode, preprocessing
 from few_shot.episodes import SPLITS, Split
 from few_shot.errors import BadInput
 
@@ -31,6 +31,7 @@ URLS = [
     "https://github.com/brendenlake/omniglot/raw/master/python/{}.zip",
 ]
 SHAPE = (1, 28, 28)
+HOW = preprocessing(SHAPE, invert=True)  # ink is black on the disk
 DRAWINGS = 20
 
 
@@ -62,6 +63,10 @@ class Omniglot(ImageEpisodes):
         super().__init__(**base)
         self.rotations = rotations
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return HOW
+
     def build_store(self) -> Path:
         """Find or download the images, decode them once, and return the store's folder."""
         return ensure_store(
@@ -70,6 +75,7 @@ class Omniglot(ImageEpisodes):
             SHAPE,
             find=lambda: find_omniglot(self.data_dir),
             download=lambda: download_omniglot(self.data_dir),
+            preprocessing=HOW,
         )
 
     def open_store(self, folder: Path, split: Split) -> ImageStore:
@@ -102,7 +108,7 @@ def find_omniglot(data_dir: Path) -> Source | None:
     @cache
     def upright(character: str) -> NDArray[np.uint8]:
         """``[20, 1, 28, 28]``, ink high."""
-        return 255 - np.stack([read_image(io.BytesIO(data), name, SHAPE) for name, data in drawings()[character]])
+        return np.stack([decode(data, name, HOW) for name, data in drawings()[character]])
 
     def classes(split: str) -> dict[str, int]:
         drawings()
@@ -186,6 +192,9 @@ def download_omniglot(data_dir: Path) -> None:
     Raises:
         BadInput: no source delivers; says what to put where.
     """
+    own = (*FOLDERS, *HALVES, *(f"{half}.zip" for half in HALVES))
+    forms = "images_background and images_evaluation, as folders or zip archives"
+    announce("Omniglot", data_dir, own, forms, size="17 MB")
     for half, (_, md5) in HALVES.items():
         if _find_half(data_dir, half) is None:
             target = data_dir / "omniglot" / f"{half}.zip"
@@ -193,6 +202,6 @@ def download_omniglot(data_dir: Path) -> None:
                 download([url.format(half) for url in URLS], target, md5=md5)
             except BadInput as error:
                 raise BadInput(
-                    f"Omniglot's {half}.zip is not in --data_dir={data_dir}, and could not be downloaded: put it "
+                    f"Omniglot's {half}.zip is not in data_dir={data_dir}, and could not be downloaded: put it "
                     f"there, as {target}, from {URLS[0].format(half)}. Tried: {error}"
                 ) from error

@@ -345,10 +345,11 @@ def test_scalars_and_strings_are_plain_data(tmp_path):
 
 
 def test_with_no_images_and_no_network_the_error_says_what_to_put_where(tmp_path):
+    (tmp_path / "data").mkdir()
     with pytest.raises(BadInput) as error:
         build(tmp_path / "data")
     text = str(error.value)
-    for part in ("--data_dir=", str(tmp_path / "data" / "mini_imagenet"), "train.csv", "terms of use", "127.0.0.1"):
+    for part in ("data_dir=", str(tmp_path / "data" / "mini_imagenet"), "train.csv", "terms of use", "127.0.0.1"):
         assert part in text
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
@@ -356,6 +357,7 @@ def test_with_no_images_and_no_network_the_error_says_what_to_put_where(tmp_path
 def test_what_is_downloaded_is_used(tmp_path, images, monkeypatch):
     archive = write_archive(tmp_path / "server", images, monkeypatch) / "mini-imagenet.tar.gz"
     monkeypatch.setattr(mini_imagenet, "ARCHIVE_URLS", ["http://127.0.0.1:9/archive", archive.as_uri()])
+    (tmp_path / "data").mkdir()
     assert_holds(build(tmp_path / "data"), images)
 
 
@@ -363,6 +365,7 @@ def test_loose_pickles_are_downloaded_where_the_archive_cannot_be(tmp_path, imag
     server = tmp_path / "server"
     monkeypatch.setattr(mini_imagenet, "PICKLE_URLS", [server.as_uri() + "/{}"])
     write_pickles(server, images, validation="validation")
+    (tmp_path / "data").mkdir()
     with pytest.raises(BadInput, match=r"cache-train\.pkl does not hold the train split of mini-ImageNet"):
         build(tmp_path / "data")
     assert [p for p in (tmp_path / "data").rglob("*") if p.is_file()] == []

@@ -134,7 +134,8 @@ def test_the_missing_half_is_downloaded(tmp_path, small, monkeypatch):
 
 
 def test_with_no_images_and_no_network_the_error_says_what_to_put_where(tmp_path, small):
-    with pytest.raises(BadInput, match=r"images_background\.zip is not in --data_dir=.*put it there, as .*omniglot"):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(BadInput, match=r"images_background\.zip is not in data_dir=.*put it there, as .*omniglot"):
         build(tmp_path / "data")
 
 
