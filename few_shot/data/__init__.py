@@ -3,8 +3,18 @@
 from few_shot.data.base import EpisodeDataModule, ImageEpisodes
 from few_shot.data.cifar_fs import CifarFS
 from few_shot.data.fc100 import FC100
+from few_shot.data.image_folders import ImageFolders
 from few_shot.data.mini_imagenet import MiniImagenet
 from few_shot.data.omniglot import Omniglot
 from few_shot.data.sinusoid import Sinusoid
 
-__all__ = ["FC100", "CifarFS", "EpisodeDataModule", "ImageEpisodes", "MiniImagenet", "Omniglot", "Sinusoid"]
+__all__ = [
+    "FC100",
+    "CifarFS",
+    "EpisodeDataModule",
+    "ImageEpisodes",
+    "ImageFolders",
+    "MiniImagenet",
+    "Omniglot",
+    "Sinusoid",
+]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from few_shot.data.augment import augment
+from few_shot.data.class_folders import some
 from few_shot.data.image_store import ImageStore
 from few_shot.data.pictures import Preprocessing, preprocessing
 from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification
@@ -198,6 +199,23 @@ class ImageEpisodes(EpisodeDataModule):
     def record(self) -> dict:
         """What a run's record is to say of the data: the classes of each split that is open, after :meth:`setup`."""
         return {"classes": {split: store.class_names for split, store in self.stores.items()}}
+
+    def refuse_trained_classes(self, record: dict) -> None:
+        """Refuse a test on classes that were trained on, which makes a false number; after :meth:`setup`.
+
+        Args:
+            record: the :meth:`record` of the run that trained. Its data may have changed, and their split with them.
+
+        Raises:
+            BadInput: a class of the test was trained on, and the test is not on the training split by intention.
+        """
+        trained = record.get("classes", {}).get("train", ())
+        both = sorted(set(trained) & set(self.stores[self.test_split].class_names))
+        if both and self.test_split != "train":
+            raise BadInput(
+                f"The model was trained on {some(both)} of the {self.test_split} split: the classes in "
+                f"{self.data_dir} are split in another way than they were. Test on the pictures as they were."
+            )
 
     def build_store(self) -> Path:
         """Find or download the images, decode them once, and return the store's folder; does nothing when built."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from few_shot.data.image_store import Source
-from few_shot.data.pictures import Preprocessing, decode
+from few_shot.data.pictures import BadPicture, Preprocessing, decode
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
 
@@ -132,12 +132,12 @@ class FileReader:
         """Decode a file, ``[C, H, W]``.
 
         Raises:
-            BadInput: it cannot be read, or is no picture.
+            BadPicture: it cannot be read, or is no picture.
         """
         try:
             content = place.path.read_bytes()
         except OSError as error:
-            raise BadInput(f"{place.path} cannot be read ({error.strerror}).") from error
+            raise BadPicture(place.path, "read", str(error.strerror)) from error
         picture = decode(content, place.path, self.how)
         if self.may_repeat is not None:
             first = self._seen.setdefault(hashlib.sha256(content).digest(), place)

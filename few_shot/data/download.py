@@ -39,29 +39,38 @@ def announce(title: str, data_dir: Path, names: Sequence[str], forms: str, size:
     if data_dir != DEFAULT_DIR:
         own = next(name for name in names if name)
         if not data_dir.is_dir():
-            beside = [entry.name for entry in scan(data_dir.parent)] if data_dir.parent.is_dir() else []
-            close = difflib.get_close_matches(data_dir.name, beside, n=1)
             raise BadInput(
-                f"data_dir={data_dir} does not exist" + (f" (did you mean {close[0]}?)" if close else "") + ". "
-                f"{title} is looked for there as {forms}; to have it downloaded there, make the folder first."
+                f"{not_there(data_dir)} {title} is looked for there as {forms}; to have it downloaded there, make the "
+                "folder first."
             )
         found = scan(data_dir)
         if found and not {entry.name.lower() for entry in found} & {name.lower() for name in names}:
             raise BadInput(
-                f"data_dir={data_dir} does not hold {title}. It holds {_counted(found)}. {title} is looked for there "
+                f"data_dir={data_dir} does not hold {title}. It holds {counted(found)}. {title} is looked for there "
                 f"and in its subfolder {own}, as {forms}. To have it downloaded ({size}), make the folder "
                 f"{data_dir / own}. Pictures of your own are read with data_class=ImageFolders."
             )
     print(f"{title} is not in {data_dir}: downloading it there ({size}).", file=sys.stderr)
 
 
-def _counted(entries: Sequence[os.DirEntry]) -> str:
+def not_there(data_dir: Path) -> str:
+    """Says that a folder does not exist, and which one may be meant."""
+    beside = [entry.name for entry in scan(data_dir.parent)] if data_dir.parent.is_dir() else []
+    close = difflib.get_close_matches(data_dir.name, beside, n=1)
+    return f"data_dir={data_dir} does not exist" + (f" (did you mean {close[0]}?)." if close else ".")
+
+
+def counted(entries: Sequence[os.DirEntry]) -> str:
+    """How many folders and files these are, and the first few names."""
     folders = [entry.name for entry in entries if entry.is_dir()]
     files = [entry.name for entry in entries if not entry.is_dir()]
-    return " and ".join(
-        f"{len(names)} {kind}{'s' * (len(names) > 1)} ({some(names, 5)})"
-        for kind, names in (("folder", folders), ("file", files))
-        if names
+    return (
+        " and ".join(
+            f"{len(names)} {kind}{'s' * (len(names) > 1)} ({some(names, 5)})"
+            for kind, names in (("folder", folders), ("file", files))
+            if names
+        )
+        or "nothing"
     )
 
 

@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from few_shot.errors import BadInput
 
 FORMAT_VERSION = 2
 
+Fingerprint = Mapping[str, int | str]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -41,7 +44,7 @@ class Source:
     """
 
     form: str
-    fingerprint: dict[str, int]
+    fingerprint: Fingerprint
     classes: Callable[[str], dict[str, int]]
     read: Callable[[str, str], Iterable[NDArray[np.uint8]]]
     verify: Callable[[], None] = lambda: None
@@ -241,6 +244,7 @@ def _build(
 def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source: Source) -> dict[str, dict]:
     splits: dict[str, dict] = {}
     split_of: dict[str, str] = {}
+    counting = threading.Lock()
     gaps: dict[str, NDArray[np.int64]] = {}  # where the classes of a split start that has fewer images than was said
     for split in SPLITS:
         classes = source.classes(split)
@@ -261,16 +265,15 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
             for image in source.read(split, c):
                 images[row] = image
                 row += 1
+                with counting:
+                    bar.update()
             return row - start
 
         # Threads: Pillow decodes outside the interpreter's lock, and no process has to be forked or spawned.
         pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         try:
             with tqdm(total=total, desc=f"Decoding {name} {split}", unit=" images") as bar:
-                sizes = []
-                for written in pool.map(write, classes, starts[:-1].tolist()):
-                    sizes.append(written)
-                    bar.update(written)
+                sizes = list(pool.map(write, classes, starts[:-1].tolist()))
         finally:
             pool.shutdown(cancel_futures=True)
         images.flush()
@@ -278,8 +281,8 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
         if sum(sizes) < total:
             gaps[split] = starts[:-1]
     source.verify()
-    for split, starts in gaps.items():
-        _close_gaps(folder / f"{split}.npy", starts, splits[split]["class_sizes"])
+    for gappy, starts in gaps.items():
+        _close_gaps(folder / f"{gappy}.npy", starts, splits[gappy]["class_sizes"])
     return splits
 
 

@@ -33,6 +33,14 @@ _DAMAGED = (
 _CHANNELS = (1, 2, 3, 4)  # grey, grey with alpha, colour, colour with alpha
 
 
+class BadPicture(BadInput):
+    """A file that is no picture, or cannot be read; ``reason`` says it in a few words."""
+
+    def __init__(self, path: Path | str, what: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be {what} ({reason}): replace it, or remove it.")
+        self.reason = reason
+
+
 class Preprocessing(TypedDict):
     """How pictures become a model's input: a plain dict, so that a checkpoint can hold it."""
 
@@ -89,12 +97,12 @@ def read_file(path: Path | str, how: Preprocessing) -> NDArray[np.uint8]:
     """Read a file, ``[C, H, W]``.
 
     Raises:
-        BadInput: it cannot be read, or is no picture.
+        BadPicture: it cannot be read, or is no picture.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}).") from error
+        raise BadPicture(path, "read", str(error.strerror)) from error
     return decode(data, path, how)
 
 
@@ -102,7 +110,7 @@ def decode(data: bytes | BinaryIO, name: Path | str, how: Preprocessing) -> NDAr
     """Decode the content of an image file, ``[C, H, W]``; of an animation or a stack, the first picture.
 
     Raises:
-        BadInput: it is no picture, or is cut off; ``name`` is what to call it.
+        BadPicture: it is no picture, or is cut off; ``name`` is what to call it.
     """
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
@@ -111,15 +119,14 @@ def decode(data: bytes | BinaryIO, name: Path | str, how: Preprocessing) -> NDAr
                 image.draft(None, (8 * width, 8 * height))
             return _prepare(image, how)
     except _DAMAGED as error:
-        reason = _reason(error, name)
-        raise BadInput(f"{name} cannot be decoded as an image ({reason}): replace it, or remove it.") from error
+        raise BadPicture(name, "decoded as an image", _reason(error, name)) from error
 
 
 def _reason(error: BaseException, name: Path | str) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         if str(name).lower().endswith((".heic", ".heif")):
             return "Pillow does not read HEIC: save it as JPEG"
-        return "it is in no format that Pillow knows"
+        return "it is in no format that Pillow reads"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -191,7 +198,7 @@ def _read(picture: Any, name: str, how: Preprocessing) -> NDArray[np.uint8]:
     if isinstance(picture, str | os.PathLike):
         if Path(picture).is_dir():
             raise BadInput(f"{name} is a folder, not a picture: give the files in it.")
-        return read_file(picture, how)
+        return read_file(Path(picture), how)
     if isinstance(picture, torch.Tensor):
         tensor = picture.detach().cpu()
         values = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
