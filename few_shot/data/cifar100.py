@@ -1,8 +1,6 @@
 """CIFAR-100 (Krizhevsky 2009), from the forms that CIFAR-FS and FC100, two splits of its classes, share."""
 
 import tarfile
-from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.data import safe_pickle
-from few_shot.data.class_folders import find_class_folders, fingerprint, places
+from few_shot.data.class_folders import SplitClasses, find_published_folders, fingerprint, places
 from few_shot.data.download import announce, check, download
 from few_shot.data.image_store import Source
 from few_shot.data.pictures import preprocessing
-from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
 
 ARCHIVE, ARCHIVE_MD5 = "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"
@@ -27,8 +24,6 @@ HOW = preprocessing(SHAPE)
 CLASSES = 100
 # Where the archive, which knows no splits, may have been put for another data set.
 OTHERS = ("cifar100", "cifar_fs", "cifar-fs", "cifarfs", "fc100")
-
-SplitClasses = Callable[[str], tuple[str, ...]]
 
 
 def find_cifar100(title: str, data_dir: Path, names: tuple[str, ...], split_classes: SplitClasses) -> Source | None:
@@ -44,34 +39,15 @@ def find_cifar100(title: str, data_dir: Path, names: tuple[str, ...], split_clas
         BadInput: that form is incomplete or damaged, or a class is not one of its split.
     """
     for root in places(data_dir, names):
-        for find in (find_published_folders, _archive):
-            if source := find(title, root, split_classes):
-                return source
+        if source := find_published_folders(title, root, split_classes, HOW) or _archive(root, split_classes):
+            return source
     for root in places(data_dir, OTHERS):
-        if source := _archive(title, root, split_classes):
+        if source := _archive(root, split_classes):
             return source
     return None
 
 
-def find_published_folders(title: str, root: Path, split_classes: SplitClasses, how: Any = HOW) -> Source | None:
-    """Class folders, of a data set whose classes and splits are fixed."""
-    source = find_class_folders(root, how)
-    if source is None:
-        return None
-
-    def classes(split: str) -> dict[str, int]:
-        found = source.classes(split)
-        if strangers := found.keys() - set(split_classes(split)):
-            name = min(strangers)
-            right = [s for s in SPLITS if name in split_classes(s)]
-            belongs = f"belongs in its {right[0]} split" if right else "is none of its classes"
-            raise BadInput(f"Class {name} in {root / split} is not of {title}'s {split} split: it {belongs}.")
-        return found
-
-    return replace(source, classes=classes)
-
-
-def _archive(title: str, root: Path, split_classes: SplitClasses) -> Source | None:
+def _archive(root: Path, split_classes: SplitClasses) -> Source | None:
     """The official archive, read in place, or what it extracts to."""
     archive, folder = root / ARCHIVE, root / EXTRACTED
     parts = [folder / part for part in ("train", "test", "meta")]

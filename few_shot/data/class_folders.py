@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test
 _NOT_THE_USERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
 
 Files = dict[str, dict[str, list[Path]]]  # split -> class -> its files
+SplitClasses = Callable[[str], tuple[str, ...]]  # maps a split to its published classes
 
 
 class Place(NamedTuple):
@@ -100,7 +102,30 @@ def find_class_folders(
             files[split][entry.name] = [Path(image.path) for image in images]
             stats += [stat(entry), *map(stat, images)]  # a class's own date tells of renamed files
     reader = FileReader(files, how, may_repeat)
-    return Source("class folders", fingerprint(stats), reader.classes, reader.read, reader.verify)
+    names = [f"{s}/{c}/{path.name}" for s, classes in files.items() for c, paths in classes.items() for path in paths]
+    return Source("class folders", fingerprint(stats, names), reader.classes, reader.read, reader.verify)
+
+
+def find_published_folders(title: str, root: Path, split_classes: SplitClasses, how: Preprocessing) -> Source | None:
+    """Class folders of a data set whose classes and splits are published: all of a split's classes, or some.
+
+    Raises:
+        BadInput: as above, or a class is not of its split.
+    """
+    source = find_class_folders(root, how)
+    if source is None:
+        return None
+
+    def classes(split: str) -> dict[str, int]:
+        found = source.classes(split)
+        if strangers := found.keys() - set(split_classes(split)):
+            name = min(strangers)
+            right = [s for s in SPLITS if name in split_classes(s)]
+            belongs = f"belongs in its {right[0]} split" if right else "is none of its classes"
+            raise BadInput(f"Class {name} in {root / split} is not of {title}'s {split} split: it {belongs}.")
+        return found
+
+    return replace(source, classes=classes)
 
 
 class FileReader:
@@ -191,11 +216,12 @@ def stat(entry: os.DirEntry) -> os.stat_result:
         return entry.stat(follow_symlinks=False)
 
 
-def fingerprint(stats: Iterable[os.stat_result]) -> dict[str, int]:
-    """Number of files (and class folders), their bytes and the newest date, in nanoseconds."""
+def fingerprint(stats: Iterable[os.stat_result], names: Iterable[str] = ()) -> dict[str, int | str]:
+    """What changes when the files do: their number (and that of class folders), bytes, newest date and names."""
     stats = list(stats)
     return {
         "files": len(stats),
         "bytes": sum(s.st_size for s in stats),
-        "newest": max((s.st_mtime_ns for s in stats), default=0),
+        "newest": max((s.st_mtime_ns for s in stats), default=0),  # nanoseconds
+        "names": hashlib.sha256(os.fsencode("\n".join(names))).hexdigest(),
     }

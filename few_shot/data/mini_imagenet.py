@@ -144,7 +144,7 @@ def _csv_files(root: Path) -> Source | None:
 
     return Source(
         form="images and CSV files",
-        fingerprint=fingerprint([*(table.stat() for table in tables.values()), *map(stat, present.values())]),
+        fingerprint=fingerprint([*(table.stat() for table in tables.values()), *map(stat, present.values())], present),
         classes=lambda split: reader().classes(split),
         read=lambda split, name: reader().read(split, name),
         verify=lambda: reader().verify(),

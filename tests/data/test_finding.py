@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from few_shot.data import FC100, CifarFS, MiniImagenet, Omniglot, cifar100, mini_imagenet, omniglot
+from few_shot.data import (
+    CUB,
+    FC100,
+    CifarFS,
+    MiniImagenet,
+    Omniglot,
+    TieredImagenet,
+    cifar100,
+    cub,
+    mini_imagenet,
+    omniglot,
+    tiered_imagenet,
+)
 from few_shot.data.image_store import ImageStore
 from few_shot.errors import BadInput
 
@@ -15,6 +27,8 @@ DATA_SETS = {  # the name in messages, and the subfolder that is its own
     Omniglot: ("Omniglot", "omniglot"),
     CifarFS: ("CIFAR-FS", "cifar_fs"),
     FC100: ("FC100", "fc100"),
+    CUB: ("CUB", "cub"),
+    TieredImagenet: ("tieredImageNet", "tiered_imagenet"),
 }
 
 
@@ -25,6 +39,8 @@ def offline(monkeypatch):
         (mini_imagenet, "PICKLE_URLS"),
         (omniglot, "URLS"),
         (cifar100, "ARCHIVE_URLS"),
+        (cub, "ARCHIVE_URLS"),
+        (tiered_imagenet, "ARCHIVE_URLS"),
     ):
         monkeypatch.setattr(module, name, ["http://127.0.0.1:9/{}"])
 

@@ -151,6 +151,13 @@ def test_images_that_are_gone_are_not_missed(tmp_path, images, write_class_folde
     assert_holds(folder, images)
 
 
+def test_a_class_that_moved_to_another_split_is_noticed(tmp_path, write_class_folders):
+    """A folder that is renamed keeps its date and its files'."""
+    build(write_class_folders(tmp_path))
+    (tmp_path / "train" / "train_a").rename(tmp_path / "test" / "train_a")
+    assert "train_a" in ImageStore.open(build(tmp_path), "test").class_names
+
+
 @pytest.mark.parametrize("change", ["replaced", "added", "renamed"])
 def test_changed_images_are_read_again(tmp_path, write_class_folders, change):
     folder = build(write_class_folders(tmp_path))
