@@ -48,11 +48,14 @@ class Preprocessing(TypedDict):
     channels: int  # 1 for grey, 3 for red, green and blue
     crop: str  # "center": the largest square in the middle; "none": the whole picture, squashed
     resample: str  # Pillow's name of the filter; it takes every pixel into account
+    binary_from: int | None  # None, or: resize to so many pixels first, then take the nearest ones, black or white
     invert: bool  # whether black becomes white
     scale: int  # the model gets the stored values, 0 to 255, divided by this
 
 
-def preprocessing(input_shape: Sequence[int], crop: Crop = "none", invert: bool = False) -> Preprocessing:
+def preprocessing(
+    input_shape: Sequence[int], crop: Crop = "none", binary_from: int | None = None, invert: bool = False
+) -> Preprocessing:
     """How pictures become inputs of ``input_shape`` ``[C, H, W]`` with values from 0 to 1."""
     channels, height, width = input_shape
     return Preprocessing(
@@ -60,6 +63,7 @@ def preprocessing(input_shape: Sequence[int], crop: Crop = "none", invert: bool 
         channels=channels,
         crop=crop,
         resample="lanczos",
+        binary_from=binary_from,
         invert=invert,
         scale=255,
     )
@@ -131,7 +135,7 @@ def _reason(error: BaseException, name: Path | str) -> str:
 
 
 def _prepare(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:
-    """Turn it by its EXIF orientation, lay it on white, crop, resize, invert: uint8 ``[C, H, W]``."""
+    """Turn it by its EXIF orientation, lay it on white, crop, resize, make it binary, invert: uint8 ``[C, H, W]``."""
     height, width = _size(how)
     image.load()
     with contextlib.suppress(*_DAMAGED):  # a damaged EXIF block says nothing of the orientation; the pixels are whole
@@ -143,8 +147,11 @@ def _prepare(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
         left, top = (image.width - w) // 2, (image.height - h) // 2
         image = image.crop((left, top, left + w, top + h))
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling[how["resample"].upper()])
+    through = (how["binary_from"],) * 2 if how["binary_from"] is not None else (width, height)
+    if image.size != through:
+        image = image.resize(through, Image.Resampling[how["resample"].upper()])
+    if how["binary_from"] is not None:
+        image = image.resize((width, height), Image.Resampling.NEAREST).point(lambda value: 255 * (value >= 128))
     pixels = np.asarray(image).reshape(height, width, how["channels"]).transpose(2, 0, 1)
     return 255 - pixels if how["invert"] else np.ascontiguousarray(pixels)
 

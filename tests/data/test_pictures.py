@@ -178,11 +178,24 @@ def test_where_a_shape_could_be_either_arrays_end_and_tensors_begin_with_channel
     assert np.array_equal(read_pictures(torch.from_numpy(values), preprocessing((3, 9, 3)))[0], values)
 
 
-def test_grey_inverted_as_omniglot_is():
+def test_a_drawing_is_inverted_and_made_binary_from_its_nearest_pixels():
     ink = np.full((28, 28), 255, np.uint8)
     ink[10:12] = 0
     read = read_pictures(ink, preprocessing((1, 28, 28), invert=True))
     assert np.array_equal(read[0, 0], 255 - ink)
+    drawing = np.random.default_rng(0).integers(0, 256, (105, 105), dtype=np.uint8)
+    middles = ((np.arange(28) + 0.5) * 105 / 28).astype(int)
+    nearest = drawing[middles][:, middles]
+    read = read_pictures(drawing, preprocessing((1, 28, 28), binary_from=105, invert=True))
+    assert np.array_equal(read[0, 0], np.where(nearest >= 128, 0, 255))
+
+
+def test_a_large_drawing_is_thinned_before_its_nearest_pixels_are_taken():
+    """Or else a thin stroke would fall between them."""
+    drawing = np.full((1050, 1050), 255, np.uint8)
+    drawing[500:530] = 0
+    read = read_pictures(drawing, preprocessing((1, 28, 28), binary_from=105, invert=True))
+    assert set(np.unique(read)) == {0, 255} and (read[0, 0].max(axis=1) == 255).sum() == 1
 
 
 def test_a_large_jpeg_is_nearly_what_its_pixels_are(tmp_path):
