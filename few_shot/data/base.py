@@ -78,6 +78,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         """How many numbers the model puts out for one sample."""
         raise NotImplementedError
 
+    def record(self) -> dict:
+        """What a run's record is to say of the data, after :meth:`setup`: plain values alone."""
+        return {}
+
     def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
         """Draw the episodes ``index`` ``[T]`` of a split: a pure function of its arguments."""
         raise NotImplementedError
@@ -153,7 +157,8 @@ class ImageEpisodes(EpisodeDataModule):
     """N-way K-shot episodes out of a store of decoded images. A dataset implements :meth:`build_store`.
 
     Args:
-        data_dir: folder that holds the data set, in any form named in the README, or that it is downloaded to.
+        data_dir: folder that holds the data set, in any form named in the README. It is downloaded to the default
+            folder, and to one that exists and is empty or holds a folder of the data set's name.
         episode_classes: classes in an episode, N (ways).
         train_episode_classes: classes in a training episode; None for as many as in testing.
         train_classes: use only so many of the training split's classes, the first in sorted order; None for all.
@@ -197,7 +202,7 @@ class ImageEpisodes(EpisodeDataModule):
         return preprocessing(self.input_shape)
 
     def record(self) -> dict:
-        """What a run's record is to say of the data: the classes of each split that is open, after :meth:`setup`."""
+        """The classes of each split that is open."""
         return {"classes": {split: store.class_names for split, store in self.stores.items()}}
 
     def refuse_trained_classes(self, record: dict) -> None:

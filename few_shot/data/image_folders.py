@@ -158,7 +158,7 @@ class ImageFolders(ImageEpisodes):
             text.append(f"Classes {_USE[split]}: {n} of the {self.ways(split)} needed.")
         if narrow and min(there.values()) >= 2:
             advice.append(f"episode_classes={min(there.values())}")
-        if narrow and self.drawn:
+        if narrow and self.drawn and sum(there.values()) >= sum(self.ways(split) for split in there):
             advice.append("another class_split")
         if self.drawn and any(small.values()):
             advice.append("a data_dir without the folders of the small classes, which then take no part in the draw")

@@ -65,7 +65,7 @@ class Omniglot(ImageEpisodes):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return HOW
+        return HOW.copy()
 
     def build_store(self) -> Path:
         """Find or download the images, decode them once, and return the store's folder."""

@@ -49,8 +49,9 @@ def find_pictures(data_dir: Path, class_split: tuple[float, float, float], split
     classes: dict[str, list[os.DirEntry]] = {}  # of each split, or all under ""
     if drawn:
         classes[""] = [entry for entry in entries if entry.is_dir()]
-        if len(classes[""]) == 1 and not any(e.is_file() for e in scan(entries[0].path)) and _folders(entries[0].path):
-            raise BadInput(f"{data_dir} holds one folder, which holds the others: name data_dir={entries[0].path}.")
+        inside = scan(classes[""][0].path) if len(classes[""]) == 1 else []
+        if inside and all(entry.is_dir() for entry in inside):
+            raise BadInput(f"{data_dir} holds one folder, which holds the others: name data_dir={classes[''][0].path}.")
     else:
         for split in SPLITS:
             if split not in splits:
@@ -81,6 +82,7 @@ def find_pictures(data_dir: Path, class_split: tuple[float, float, float], split
             inside = scan(folder.path)
             strays += [f"{entry.path} (a folder in a class's folder)" for entry in inside if entry.is_dir()]
             files[group][folder.name] = [Path(entry.path) for entry in inside if not entry.is_dir()]
+            digest.update(os.fsencode(f"{group}/{folder.name}\n"))
             for entry in inside:
                 facts = stat(entry)
                 digest.update(os.fsencode(f"{group}/{folder.name}/{entry.name}/{facts.st_size}/{facts.st_mtime_ns}\n"))

@@ -21,6 +21,7 @@ from few_shot.data import (
 )
 from few_shot.data.image_store import ImageStore
 from few_shot.errors import BadInput
+from training.command_line import clear_errors, parse
 
 DATA_SETS = {  # the name in messages, and the subfolder that is its own
     MiniImagenet: ("mini-ImageNet", "mini_imagenet"),
@@ -168,3 +169,11 @@ def test_rows_shared_by_two_csv_files_are_refused(tmp_path, label):
     (tmp_path / "test.csv").write_text(f"filename,label\ntest.png,test_a\ncopy.png,{label}2\n")
     with pytest.raises(BadInput, match=r"same picture .*copy\.png is .*train\.png"):
         MiniImagenet(data_dir=str(tmp_path)).build_store()
+
+
+def test_the_command_line_ends_with_one_sentence_and_status_2(tmp_path, data_class, capsys):
+    with pytest.raises(SystemExit) as end, clear_errors():
+        parse([f"--data_class={data_class.__name__}", f"--data_dir={tmp_path / 'nowhere'}"], "test").build()
+    assert end.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0 and f"data_dir={tmp_path / 'nowhere'} does not exist" in said

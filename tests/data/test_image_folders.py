@@ -344,6 +344,7 @@ def test_a_folder_that_cannot_be_used_says_why_and_is_left_as_it_is(tmp_path, ph
             (folder / "x.jpg").touch()
     elif wrong == "one folder too high":
         folder = tmp_path
+        (tmp_path / "a.txt").touch()
     elif wrong == "a file":
         folder.touch()
     else:
@@ -360,6 +361,14 @@ def test_a_folder_that_cannot_be_used_says_why_and_is_left_as_it_is(tmp_path, ph
     assert sorted(path for path in tmp_path.rglob("*") if ".few_shot" not in path.parts) == before
     if wrong != "same class in two":
         assert not list(tmp_path.rglob(".few_shot"))
+
+
+def test_an_empty_folder_takes_part_in_the_draw_and_is_told_of(photos):
+    made(photos)
+    (photos / "class z").mkdir()
+    with pytest.raises(BadInput, match=r"class z \(0\)"):
+        made(photos)
+    assert made(photos, skip_small_classes=True).record()["left_out"]["classes"] == ["class z"]
 
 
 def test_a_folder_beside_the_splits_is_not_dropped_in_silence(photos):
