@@ -103,7 +103,7 @@ def find_class_folders(
             stats += [stat(entry), *map(stat, images)]  # a class's own date tells of renamed files
     reader = FileReader(files, how, may_repeat)
     names = [f"{s}/{c}/{path.name}" for s, classes in files.items() for c, paths in classes.items() for path in paths]
-    return Source("class folders", fingerprint(stats, names), reader.classes, reader.read, reader.verify)
+    return Source("class folders", fingerprint(stats, names), reader.classes, reader.read, verify=reader.verify)
 
 
 def find_published_folders(title: str, root: Path, split_classes: SplitClasses, how: Preprocessing) -> Source | None:

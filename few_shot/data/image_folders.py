@@ -82,14 +82,13 @@ class ImageFolders(ImageEpisodes):
         self.drawn = found.drawn
         reader = _Reader(found, self.preprocessing, self.skip_bad_images)
 
-        def classes(split: str) -> dict[str, int]:
-            # Before anything is decoded; after it, the pictures are counted again, without those that are none.
-            self._check({s: {name: len(files) for name, files in found.files[s].items()} for s in SPLITS})
-            return reader.classes(split)
+        def check() -> None:
+            # Once decoded, the pictures are counted again, without those that are none.
+            self._check({split: reader.classes(split) for split in SPLITS})
 
         settings = (*(self.class_split if found.drawn else ()), self.split_seed * found.drawn, self.skip_bad_images)
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-        source = Source("pictures", found.fingerprint, classes, reader.read, reader.verify, reader.notes)
+        source = Source("pictures", found.fingerprint, reader.classes, reader.read, check, reader.verify, reader.notes)
         return ensure_store(
             self.data_dir,
             f"pictures_{self.image_size}_{key}",

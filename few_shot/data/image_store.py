@@ -39,6 +39,7 @@ class Source:
         classes: maps a split to its classes, in the order of the store, and their numbers of images.
         read: maps a split and a class to the class's images, uint8 ``[C, H, W]`` each; there may be fewer than
             ``classes`` said, which must not be silent.
+        check: called before anything is written; raises BadInput where there is no point in reading.
         verify: called when all is read; raises BadInput where the images together cannot be used.
         notes: called after that; what the manifest is to hold besides.
     """
@@ -47,6 +48,7 @@ class Source:
     fingerprint: Fingerprint
     classes: Callable[[str], dict[str, int]]
     read: Callable[[str, str], Iterable[NDArray[np.uint8]]]
+    check: Callable[[], None] = lambda: None
     verify: Callable[[], None] = lambda: None
     notes: Callable[[], dict] = dict
 
@@ -170,6 +172,7 @@ def ensure_store(
         download()
         source = find()
         assert source is not None, "what was downloaded is not found"
+    source.check()
     folder = inside if _writable(inside.parent) else cache
     if folder is cache:
         print(f"{data_dir} cannot be written to: the decoded images go to {cache}.", file=sys.stderr)
