@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from few_shot.data.augment import augment
+from few_shot.data.class_folders import some
 from few_shot.data.image_store import ImageStore
+from few_shot.data.pictures import Preprocessing, preprocessing
 from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification
 from few_shot.errors import BadInput, at_least
 
@@ -68,7 +70,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.eval_seed = at_least(0, eval_seed, "eval_seed")
         for flag in ("seed", "eval_seed"):
             if getattr(self, flag) >= 2**32:
-                raise BadInput(f"--{flag}={getattr(self, flag)} is too large: seeds are below 2**32.")
+                raise BadInput(f"{flag}={getattr(self, flag)} is too large: seeds are below 2**32.")
         self.num_workers = at_least(0, num_workers, "num_workers")
         self.test_split: Split = "test"  # where trainer.test() draws its episodes
 
@@ -76,6 +78,10 @@ class EpisodeDataModule(pl.LightningDataModule):
     def output_size(self) -> int:
         """How many numbers the model puts out for one sample."""
         raise NotImplementedError
+
+    def record(self) -> dict:
+        """What a run's record is to say of the data, after :meth:`setup`: plain values alone."""
+        return {}
 
     def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
         """Draw the episodes ``index`` ``[T]`` of a split: a pure function of its arguments."""
@@ -90,7 +96,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         rank, world_size = self._place()
         if world_size > self.batch_size:
             raise BadInput(
-                f"--batch_size={self.batch_size} is fewer tasks than the {world_size} processes that share them: "
+                f"batch_size={self.batch_size} is fewer tasks than the {world_size} processes that share them: "
                 "give every process at least one."
             )
         mine = np.asarray(share(self.batch_size, rank, world_size))
@@ -111,7 +117,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         rank, world_size = self._place()
         if world_size > episodes:
             flag = "val_episodes" if split == "val" else "test_episodes"
-            raise BadInput(f"--{flag}={episodes} is fewer than the {world_size} processes that share them.")
+            raise BadInput(f"{flag}={episodes} is fewer than the {world_size} processes that share them.")
         mine = np.asarray(share(episodes, rank, world_size))
         batches = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
         return self._loader(MetaBatches(self, split, self.eval_seed, batches.__getitem__), _InOrder(len(batches)))
@@ -155,7 +161,8 @@ class ImageEpisodes(EpisodeDataModule):
     """N-way K-shot episodes out of a store of decoded images. A dataset implements :meth:`build_store`.
 
     Args:
-        data_dir: folder that holds the data set, in any form named in the README, or that it is downloaded to.
+        data_dir: folder that holds the data set, in any form named in the README. It is downloaded to the default
+            folder, and to one that exists and is empty or holds a folder of the data set's name.
         episode_classes: classes in an episode, N (ways).
         train_episode_classes: classes in a training episode; None for as many as in testing.
         train_classes: use only so many of the training split's classes, the first in sorted order; None for all.
@@ -194,6 +201,32 @@ class ImageEpisodes(EpisodeDataModule):
     def output_size(self) -> int:
         return max(self.episode_classes, self.train_episode_classes)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the images were made of the pictures on the disk, and how a new picture must be: see ``pictures``."""
+        return preprocessing(self.input_shape)
+
+    def record(self) -> dict:
+        """The classes of each split that is open."""
+        return {"classes": {split: store.class_names for split, store in self.stores.items()}}
+
+    def refuse_trained_classes(self, record: dict) -> None:
+        """Refuse a test on classes that were trained on, which makes a false number; after :meth:`setup`.
+
+        Args:
+            record: the :meth:`record` of the run that trained. Its data may have changed, and their split with them.
+
+        Raises:
+            BadInput: a class of the test was trained on, and the test is not on the training split by intention.
+        """
+        trained = record.get("classes", {}).get("train", ())
+        both = sorted(set(trained) & set(self.stores[self.test_split].class_names))
+        if both and self.test_split != "train":
+            raise BadInput(
+                f"The model was trained on {some(both)} of the {self.test_split} split: the classes in "
+                f"{self.data_dir} are split in another way than they were. Test on the pictures as they were."
+            )
+
     def build_store(self) -> Path:
         """Find or download the images, decode them once, and return the store's folder; does nothing when built."""
         raise NotImplementedError
@@ -213,9 +246,17 @@ class ImageEpisodes(EpisodeDataModule):
                 more images of a class, than a split has.
         """
         new = [s for s in ([self.test_split] if stage in ("test", "predict") else SPLITS) if s not in self.stores]
-        folder = self.build_store() if new else Path()
-        for split in new:
-            store = self.open_store(folder, split)
+        if new:
+            folder = self.build_store()
+            self.keep({split: self.open_store(folder, split) for split in new})
+
+    def keep(self, stores: dict[Split, ImageStore]) -> None:
+        """Check that these splits fill the episodes, and draw from them from now on.
+
+        Raises:
+            BadInput: as in :meth:`setup`.
+        """
+        for split, store in stores.items():
             if split == "train" and self.train_classes is not None:
                 store = store.first(self.train_classes)
             self.stores[split] = store
@@ -223,12 +264,12 @@ class ImageEpisodes(EpisodeDataModule):
             there = len(store.class_names) // self.variants
             if ways > there:
                 flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"
-                raise BadInput(f"--{flag}={ways} is more than the {there} classes of the {split} split.")
+                raise BadInput(f"{flag}={ways} is more than the {there} classes of the {split} split.")
             query_flag = "query_samples" if split == "train" else "test_query_samples"
             smallest = int(store.class_sizes.argmin())
             if self.support_samples + self.queries(split) > store.class_sizes[smallest]:
                 raise BadInput(
-                    f"--support_samples={self.support_samples} and --{query_flag}={self.queries(split)} together are "
+                    f"support_samples={self.support_samples} and {query_flag}={self.queries(split)} together are "
                     f"more than the {store.class_sizes[smallest]} images of class {store.class_names[smallest]} "
                     f"in the {split} split."
                 )

@@ -1,106 +1,227 @@
-"""Images in class folders, ``{train,val,test}/<class>/<image>``, and what every form of image files needs."""
+"""Pictures in class folders, ``{train,val,test}/<class>/<picture>``, and what every form of image files needs."""
 
+import hashlib
 import os
-import struct
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from few_shot.data.image_store import Source
+from few_shot.data.pictures import BadPicture, Preprocessing, decode
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-# What Pillow raises for damaged files of various kinds.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# What a split's folder may be called, in any case.
+SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
+# What systems leave in folders of pictures, besides names that start with a dot.
+_NOT_THE_USERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir"}
+
+Files = dict[str, dict[str, list[Path]]]  # split -> class -> its files
+SplitClasses = Callable[[str], tuple[str, ...]]  # maps a split to its published classes
 
 
-def find_class_folders(root: Path, image_shape: tuple[int, int, int]) -> Source | None:
-    """Class folders of the three splits in ``root`` (``validation`` for ``val`` will do); None if there are none.
+class Place(NamedTuple):
+    """Where a picture lies."""
+
+    split: str
+    class_name: str
+    path: Path
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The ends of file names, in lower case, that Pillow opens."""
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def places(data_dir: Path, names: Sequence[str]) -> list[Path]:
+    """Those of these subfolders of ``data_dir`` that there are, in any case; ``""`` is ``data_dir`` itself.
+
+    Raises:
+        BadInput: ``data_dir`` is no folder, or may not be read.
+    """
+    if not data_dir.exists():
+        return []
+    there = {entry.name.lower(): Path(entry.path) for entry in scan(data_dir) if entry.is_dir()}
+    return [path for name in names if (path := there.get(name.lower()) if name else data_dir) is not None]
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders of the splits in ``root``, as many as there are.
+
+    Raises:
+        BadInput: a split has two, or ``root`` cannot be read.
+    """
+    found: dict[str, Path] = {}
+    for entry in scan(root) if root.is_dir() else []:
+        for split, names in SPLIT_NAMES.items():
+            if entry.name.lower() in names and entry.is_dir():
+                if split in found:
+                    raise BadInput(f"{root} holds {found[split].name} and {entry.name}: keep one {split} folder.")
+                found[split] = Path(entry.path)
+    return found
+
+
+def find_class_folders(
+    root: Path, how: Preprocessing, may_repeat: Callable[[Place, Place], bool] | None = None
+) -> Source | None:
+    """Class folders of the three splits in ``root``; None if there are none.
+
+    Args:
+        root: where ``train``, ``val`` (or ``validation``) and ``test`` lie, in any case.
+        how: the preprocessing.
+        may_repeat: whether one picture may lie in two classes' folders; None to allow it.
 
     Raises:
         BadInput: a split is missing, a class is empty, or a folder cannot be read.
     """
-    folders = {split: root / split for split in SPLITS}
-    if (root / "validation").is_dir() and not folders["val"].is_dir():
-        folders["val"] = root / "validation"
-    missing = [split for split in SPLITS if not folders[split].is_dir()]
-    if len(missing) == len(SPLITS):
+    folders = split_folders(root)
+    if not folders:
         return None
-    if missing:
-        raise BadInput(f"{root} has class folders, but the {missing[0]} split is missing: {folders[missing[0]]}.")
+    for split in SPLITS:
+        if split not in folders:
+            raise BadInput(f"{root} has class folders, but the {split} split is missing: {root / split}.")
 
-    files: dict[str, dict[str, list[Path]]] = {}
+    files: Files = {}
     stats: list[os.stat_result] = []
-    for split, folder in folders.items():
-        classes = [entry for entry in scan(folder) if entry.is_dir()]
+    for split in SPLITS:
+        classes = [entry for entry in scan(folders[split]) if entry.is_dir()]
         if not classes:
-            raise BadInput(f"{folder} holds no class folders: the {split} split is empty.")
+            raise BadInput(f"{folders[split]} holds no class folders: the {split} split is empty.")
         files[split] = {}
         for entry in classes:
-            images = [image for image in scan(entry.path) if image.name.lower().endswith(SUFFIXES)]
+            images = [image for image in scan(entry.path) if Path(image.name).suffix.lower() in suffixes()]
             if not images:
-                raise BadInput(f"{entry.path} holds no images ({', '.join(SUFFIXES)}): fill or remove this class.")
+                raise BadInput(f"{entry.path} holds no images (jpg, png, …): fill or remove this class.")
             files[split][entry.name] = [Path(image.path) for image in images]
-            stats += [entry.stat(), *(image.stat() for image in images)]  # a class's own date tells of renamed files
-    return Source(
-        form="class folders",
-        fingerprint=fingerprint(stats),
-        classes=lambda split: {name: len(images) for name, images in files[split].items()},
-        read=lambda split, name: read_images(files[split][name], image_shape),
+            stats += [stat(entry), *map(stat, images)]  # a class's own date tells of renamed files
+    reader = FileReader(files, how, may_repeat)
+    names = [f"{s}/{c}/{path.name}" for s, classes in files.items() for c, paths in classes.items() for path in paths]
+    return Source("class folders", fingerprint(stats, names), reader.classes, reader.read, verify=reader.verify)
+
+
+def find_published_folders(title: str, root: Path, split_classes: SplitClasses, how: Preprocessing) -> Source | None:
+    """Class folders of a data set whose classes and splits are published: all of a split's classes, or some.
+
+    Raises:
+        BadInput: as above, or a class is not of its split.
+    """
+    source = find_class_folders(root, how)
+    if source is None:
+        return None
+
+    def classes(split: str) -> dict[str, int]:
+        found = source.classes(split)
+        if strangers := found.keys() - set(split_classes(split)):
+            name = min(strangers)
+            right = [s for s in SPLITS if name in split_classes(s)]
+            belongs = f"belongs in its {right[0]} split" if right else "is none of its classes"
+            raise BadInput(f"Class {name} in {root / split} is not of {title}'s {split} split: it {belongs}.")
+        return found
+
+    return replace(source, classes=classes)
+
+
+class FileReader:
+    """Reads a split's and class's files, and sees to it that none lies in two places.
+
+    Args:
+        files: the files of each split and class.
+        how: the preprocessing.
+        may_repeat: whether one picture may lie in both of two places; None to allow it, and not to look.
+    """
+
+    def __init__(
+        self, files: Files, how: Preprocessing, may_repeat: Callable[[Place, Place], bool] | None = None
+    ) -> None:
+        self.files, self.how, self.may_repeat = files, how, may_repeat
+        self.repeated: list[tuple[Place, Place]] = []
+        self._seen: dict[bytes, Place] = {}  # by the files' content
+
+    def classes(self, split: str) -> dict[str, int]:
+        """The numbers of files."""
+        return {name: len(paths) for name, paths in self.files[split].items()}
+
+    def read(self, split: str, class_name: str) -> Iterator[NDArray[np.uint8]]:
+        """Decode a class's files one after the other; several classes may be read at once."""
+        for path in self.files[split][class_name]:
+            yield self.read_one(Place(split, class_name, path))
+
+    def read_one(self, place: Place) -> NDArray[np.uint8]:
+        """Decode a file, ``[C, H, W]``.
+
+        Raises:
+            BadPicture: it cannot be read, or is no picture.
+        """
+        try:
+            content = place.path.read_bytes()
+        except OSError as error:
+            raise BadPicture(place.path, "read", str(error.strerror)) from error
+        picture = decode(content, place.path, self.how)
+        if self.may_repeat is not None:
+            first = self._seen.setdefault(hashlib.sha256(content).digest(), place)
+            if first is not place and not self.may_repeat(first, place):
+                self.repeated.append((first, place))
+        return picture
+
+    def verify(self) -> None:
+        """Refuse pictures that lie in two places.
+
+        Raises:
+            BadInput: there are some; the message names them.
+        """
+        if self.repeated:
+            raise BadInput(repetitions(self.repeated))
+
+
+def repetitions(pairs: Iterable[tuple[Place, Place]]) -> str:
+    """What is wrong with pictures that lie in two places."""
+    both = sorted(sorted(str(place.path) for place in pair) for pair in pairs)
+    return (
+        f"The same picture lies in two classes or splits, which makes a test result false: "
+        f"{some([f'{a} is {b}' for a, b in both])}. Remove one of each two."
     )
 
 
+def some(names: Sequence[str], shown: int = 10) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
 def scan(folder: Path | str) -> list[os.DirEntry]:
-    """What a folder holds, sorted by name, without hidden files.
+    """What a folder holds, sorted by name, without hidden files and those that systems leave (``Thumbs.db``, …).
 
     Raises:
         BadInput: the folder cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
-            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+            users = (e for e in entries if not e.name.startswith(".") and e.name.lower() not in _NOT_THE_USERS)
+            return sorted(users, key=lambda e: e.name)
     except OSError as error:
         raise BadInput(f"{folder} cannot be read as a folder ({error.strerror}).") from error
 
 
-def fingerprint(stats: Iterable[os.stat_result]) -> dict[str, int]:
-    """Number of files (and class folders), their bytes and the newest date, in nanoseconds."""
+def stat(entry: os.DirEntry) -> os.stat_result:
+    """A file's size and date; of a link that leads nowhere, its own."""
+    try:
+        return entry.stat()
+    except OSError:
+        return entry.stat(follow_symlinks=False)
+
+
+def fingerprint(stats: Iterable[os.stat_result], names: Iterable[str] = ()) -> dict[str, int | str]:
+    """What changes when the files do: their number (and that of class folders), bytes, newest date and names."""
     stats = list(stats)
     return {
         "files": len(stats),
         "bytes": sum(s.st_size for s in stats),
-        "newest": max((s.st_mtime_ns for s in stats), default=0),
+        "newest": max((s.st_mtime_ns for s in stats), default=0),  # nanoseconds
+        "names": hashlib.sha256(os.fsencode("\n".join(names))).hexdigest(),
     }
-
-
-def read_images(paths: Iterable[Path], image_shape: tuple[int, int, int]) -> Iterator[NDArray[np.uint8]]:
-    """Decode image files one after the other."""
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                yield read_image(file, path, image_shape)
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read ({error.strerror}).") from error
-
-
-def read_image(file: BinaryIO, name: Path | str, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Decode an image to uint8 ``image_shape`` ``[C, H, W]``, grey for one channel and RGB for three.
-
-    Raises:
-        BadInput: the file is no image, or is cut off; ``name`` is what to call it.
-    """
-    channels, height, width = image_shape
-    try:
-        with Image.open(file) as stored:
-            image = stored.convert("L" if channels == 1 else "RGB")
-    except _DAMAGED as error:
-        raise BadInput(f"{name} cannot be decoded as an image ({error}): replace it, or remove it.") from error
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image).reshape(height, width, channels).transpose(2, 0, 1)

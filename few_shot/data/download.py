@@ -1,18 +1,91 @@
 """Fetching archives: from the first source that answers, checked before use; read in place, never extracted."""
 
+import contextlib
+import difflib
 import hashlib
 import http.client
 import os
+import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from few_shot.data.class_folders import scan, some
 from few_shot.errors import BadInput
 
 CONNECT_TIMEOUT = 10  # seconds without an answer
 BLOCK = 1 << 20
+DEFAULT_DIR = Path("data")  # the folder that nobody had to name
+
+
+def announce(title: str, data_dir: Path, names: Sequence[str], forms: str, size: str) -> None:
+    """Say that a data set that was not found is now downloaded, or refuse to.
+
+    It is downloaded into the default folder, and into a folder that exists and is empty, or holds one of ``names``: a
+    folder of the user's is not filled with what the user did not ask for.
+
+    Args:
+        title: the data set's name.
+        data_dir: where it was looked for.
+        names: what the data set's own folders (or files) in there are called.
+        forms: what was looked for.
+        size: how much it is, with its unit.
+
+    Raises:
+        BadInput: the folder does not exist, or holds something else; the message says what, and what was looked for.
+    """
+    if data_dir != DEFAULT_DIR:
+        own = next(name for name in names if name)
+        if not data_dir.is_dir():
+            raise BadInput(
+                f"{not_there(data_dir)} {title} is looked for there as {forms}; to have it downloaded there, make the "
+                "folder first."
+            )
+        found = scan(data_dir)
+        if found and not {entry.name.lower() for entry in found} & {name.lower() for name in names}:
+            raise BadInput(
+                f"data_dir={data_dir} does not hold {title}. It holds {counted(found)}. {title} is looked for there "
+                f"and in its subfolder {own}, as {forms}. To have it downloaded ({size}), make the folder "
+                f"{data_dir / own}. Pictures of your own are read with data_class=ImageFolders."
+            )
+    print(f"{title} is not in {data_dir}: downloading it there ({size}).", file=sys.stderr)
+
+
+def not_there(data_dir: Path) -> str:
+    """Says that a folder does not exist, and which one may be meant."""
+    beside = [entry.name for entry in scan(data_dir.parent)] if data_dir.parent.is_dir() else []
+    close = difflib.get_close_matches(data_dir.name, beside, n=1)
+    return f"data_dir={data_dir} does not exist" + (f" (did you mean {close[0]}?)." if close else ".")
+
+
+def counted(entries: Sequence[os.DirEntry]) -> str:
+    """How many folders and files these are, and the first few names."""
+    folders = [entry.name for entry in entries if entry.is_dir()]
+    files = [entry.name for entry in entries if not entry.is_dir()]
+    return (
+        " and ".join(
+            f"{len(names)} {kind}{'s' * (len(names) > 1)} ({some(names, 5)})"
+            for kind, names in (("folder", folders), ("file", files))
+            if names
+        )
+        or "nothing"
+    )
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder; if what is done with it fails, remove those that are new and still empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):  # it holds something, or is gone already
+                path.rmdir()
+        raise
 
 
 def download(urls: Sequence[str], target: Path, md5: str | None = None) -> None:
@@ -26,20 +99,21 @@ def download(urls: Sequence[str], target: Path, md5: str | None = None) -> None:
     reasons = []
     for url in urls:
         try:
-            _fetch(url, part)
-            if md5:
-                check(part, md5=md5)
-            part.replace(target)
-            return
+            with made(part.parent):
+                try:
+                    _fetch(url, part)
+                    if md5:
+                        check(part, md5=md5)
+                    part.replace(target)
+                    return
+                finally:
+                    part.unlink(missing_ok=True)
         except (OSError, http.client.HTTPException, BadInput) as error:
             reasons.append(f"{url}: {error}")
-        finally:
-            part.unlink(missing_ok=True)
     raise BadInput(f"{target.name} could not be downloaded to {target.parent} ({'; '.join(reasons)}).")
 
 
 def _fetch(url: str, part: Path) -> None:
-    part.parent.mkdir(parents=True, exist_ok=True)
     request = urllib.request.Request(url, headers={"User-Agent": "few_shot"})
     with urllib.request.urlopen(request, timeout=CONNECT_TIMEOUT) as response, open(part, "wb") as file:
         total = int(response.headers.get("Content-Length") or 0)

@@ -5,11 +5,12 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from few_shot.data.pictures import Preprocessing
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+Fingerprint = Mapping[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -33,50 +37,67 @@ class Source:
         form: what they lie in, such as "class folders".
         fingerprint: numbers that change when the files do, cheap to get.
         classes: maps a split to its classes, in the order of the store, and their numbers of images.
-        read: maps a split and a class to the class's images, uint8 ``[C, H, W]`` each.
+        read: maps a split and a class to the class's images, uint8 ``[C, H, W]`` each; there may be fewer than
+            ``classes`` said, which must not be silent.
+        check: called before anything is written; raises BadInput where there is no point in reading.
+        verify: called when all is read; raises BadInput where the images together cannot be used.
+        notes: called after that; what the manifest is to hold besides.
     """
 
     form: str
-    fingerprint: dict[str, int]
+    fingerprint: Fingerprint
     classes: Callable[[str], dict[str, int]]
     read: Callable[[str, str], Iterable[NDArray[np.uint8]]]
+    check: Callable[[], None] = lambda: None
+    verify: Callable[[], None] = lambda: None
+    notes: Callable[[], dict] = dict
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """One split of a built store; class c's images are rows ``class_starts[c]`` … ``+ class_sizes[c]``."""
+    """Classes of one split of a built store; class c's images are rows ``class_starts[c]`` … ``+ class_sizes[c]``."""
 
     folder: Path
     split: str
     images: NDArray[np.uint8]  # [n, C, H, W], memory-mapped
     class_names: list[str]
     class_sizes: NDArray[np.int64]
+    class_starts: NDArray[np.int64]
+    chosen: tuple[int, ...] | None = None  # which of the split's classes these are; None for all
     _near: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @cached_property
-    def class_starts(self) -> NDArray[np.int64]:
-        return np.cumsum(self.class_sizes) - self.class_sizes
-
     @classmethod
-    def open(cls, folder: Path, split: str, classes: int | None = None) -> "ImageStore":
-        """Open a split, or only its first so many classes.
+    def open(cls, folder: Path, split: str, classes: int | Sequence[int] | None = None) -> "ImageStore":
+        """Open a split, or only its first so many classes, or those of these numbers.
 
         Raises:
             BadInput: there is no complete store of this version in the folder.
         """
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = read_manifest(folder)
             listed = manifest["splits"][split]
+            sizes = np.asarray(listed["class_sizes"], dtype=np.int64)
             images = np.load(folder / f"{split}.npy", mmap_mode="c")  # the file itself is never written to
-            right = images.shape == (sum(listed["class_sizes"]), *manifest["image_shape"])
-            if manifest["version"] != FORMAT_VERSION or not right:
-                raise ValueError("it was written by another version, or is damaged")
+            if images.shape != (sizes.sum(), *manifest["image_shape"]):
+                raise ValueError("it is damaged")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(
                 f"{folder} holds no usable {split} images ({error}): delete it to build it again."
             ) from error
-        sizes = np.asarray(listed["class_sizes"][:classes], dtype=np.int64)
-        return cls(folder, split, images[: sizes.sum()], listed["class_names"][:classes], sizes)
+        chosen = None if classes is None else tuple(range(classes) if isinstance(classes, int) else classes)
+        numbers = np.arange(len(sizes)) if chosen is None else np.asarray(chosen, dtype=np.int64)
+        starts = np.cumsum(sizes) - sizes
+        used = int((starts + sizes)[numbers].max(initial=0))
+        names = [listed["class_names"][i] for i in numbers]
+        return cls(folder, split, images[:used], names, sizes[numbers], starts[numbers], chosen)
+
+    def select(self, classes: Sequence[int]) -> "ImageStore":
+        """The same split, of some of these classes alone, by their numbers."""
+        return ImageStore.open(self.folder, self.split, [self._number(i) for i in classes])
+
+    def _number(self, i: int) -> int:
+        """The number in the whole split of class ``i`` of these."""
+        return i if self.chosen is None else self.chosen[i]
 
     def first(self, classes: int) -> "ImageStore":
         """The same split, of its first so many classes alone.
@@ -86,8 +107,8 @@ class ImageStore:
         """
         if not 0 < classes <= len(self.class_names):
             there = len(self.class_names)
-            raise BadInput(f"--train_classes={classes} must be at least 1 and at most the {there} there are.")
-        return ImageStore.open(self.folder, self.split, classes)
+            raise BadInput(f"train_classes={classes} must be at least 1 and at most the {there} there are.")
+        return self.select(range(classes))
 
     def gather(self, rows: Tensor) -> Tensor:
         """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on."""
@@ -104,7 +125,19 @@ class ImageStore:
 
     def __reduce__(self) -> tuple:
         """A worker process that is spawned opens the file again; pickling the images would copy them."""
-        return ImageStore.open, (self.folder, self.split, len(self.class_names))
+        return ImageStore.open, (self.folder, self.split, self.chosen)
+
+
+def read_manifest(folder: Path) -> dict:
+    """What a store says of itself.
+
+    Raises:
+        OSError or ValueError: there is none, or none of this version.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if not isinstance(manifest, dict) or manifest.get("version") != FORMAT_VERSION:
+        raise ValueError("it was written by another version")
+    return manifest
 
 
 def ensure_store(
@@ -113,6 +146,7 @@ def ensure_store(
     image_shape: tuple[int, int, int],
     find: Callable[[], Source | None],
     download: Callable[[], None],
+    preprocessing: Preprocessing | None = None,
 ) -> Path:
     """Return the folder of a store that agrees with its source; build it, and before that download, if need be.
 
@@ -122,6 +156,7 @@ def ensure_store(
     Args:
         find: finds the data set on the disk; None if it is not there, or only in part.
         download: fetches what ``find`` misses.
+        preprocessing: how the images are made of the pictures on the disk; a store made in another way is not used.
 
     Raises:
         BadInput: the images cannot be found, fetched, read or stored.
@@ -131,31 +166,40 @@ def ensure_store(
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot" / f"{name}-{key}"
     source = find()
     for folder in (inside, cache):
-        if _agrees(folder, image_shape, source):
+        if _agrees(folder, image_shape, source, preprocessing):
             return folder
     if source is None:
         download()
         source = find()
         assert source is not None, "what was downloaded is not found"
+    source.check()
     folder = inside if _writable(inside.parent) else cache
+    if folder is cache:
+        print(f"{data_dir} cannot be written to: the decoded images go to {cache}.", file=sys.stderr)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _build(folder, name, image_shape, source)
+        _build(folder, name, image_shape, source, preprocessing)
     except OSError as error:
-        raise BadInput(f"{folder} cannot be written ({error}): choose a --data_dir that can be.") from error
+        raise BadInput(f"{folder} cannot be written ({error}): choose a data_dir that can be.") from error
     return folder
 
 
-def _agrees(folder: Path, image_shape: tuple[int, ...], source: Source | None) -> bool:
+def _agrees(
+    folder: Path, image_shape: tuple[int, ...], source: Source | None, preprocessing: Preprocessing | None
+) -> bool:
     """Whether the folder holds a complete store of this source, or of a source that is gone."""
     try:
         for split in SPLITS:
             ImageStore.open(folder, split)
     except BadInput:
         return False
-    manifest = json.loads((folder / "manifest.json").read_text())
-    same = source is None or manifest["source"] == {"form": source.form, **source.fingerprint}
-    return same and manifest["image_shape"] == list(image_shape)
+    manifest = read_manifest(folder)
+    if manifest["image_shape"] != list(image_shape):
+        return False
+    if source is None:
+        return manifest["preprocessing"] in (None, preprocessing)
+    same = manifest["source"] == {"form": source.form, **source.fingerprint}
+    return same and manifest["preprocessing"] == preprocessing
 
 
 def _writable(folder: Path) -> bool:
@@ -165,13 +209,15 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK) and bool(folder.stat().st_mode & 0o222)
 
 
-def _build(folder: Path, name: str, image_shape: tuple[int, ...], source: Source) -> None:
+def _build(
+    folder: Path, name: str, image_shape: tuple[int, ...], source: Source, preprocessing: Preprocessing | None
+) -> None:
     """Write a store beside its place and rename it: a build that is killed leaves nothing that is believed."""
     prefix = f".{name}.building-"
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(NotImplementedError):  # some cluster file systems have no locks: build side by side
             stack.enter_context(FileLock(folder.parent / f".{name}.lock"))
-            if _agrees(folder, image_shape, source):
+            if _agrees(folder, image_shape, source, preprocessing):
                 return  # another process has built it meanwhile
             for dead in folder.parent.glob(f"{prefix}*"):  # nobody else builds: we hold the lock
                 shutil.rmtree(dead, ignore_errors=True)
@@ -183,8 +229,10 @@ def _build(folder: Path, name: str, image_shape: tuple[int, ...], source: Source
             "version": FORMAT_VERSION,
             "name": name,
             "image_shape": image_shape,
+            "preprocessing": preprocessing,
             "source": {"form": source.form, **source.fingerprint},
             "splits": splits,
+            **source.notes(),
         }
         (new / "manifest.json").write_text(json.dumps(manifest, indent=1))
         try:
@@ -192,13 +240,15 @@ def _build(folder: Path, name: str, image_shape: tuple[int, ...], source: Source
                 folder.rename(old)
             new.rename(folder)
         except OSError:
-            if not _agrees(folder, image_shape, source):  # else another process was faster
+            if not _agrees(folder, image_shape, source, preprocessing):  # else another process was faster
                 raise
 
 
 def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source: Source) -> dict[str, dict]:
     splits: dict[str, dict] = {}
     split_of: dict[str, str] = {}
+    counting = threading.Lock()
+    gaps: dict[str, NDArray[np.int64]] = {}  # where the classes of a split start that has fewer images than was said
     for split in SPLITS:
         classes = source.classes(split)
         for c in classes:
@@ -218,16 +268,37 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
             for image in source.read(split, c):
                 images[row] = image
                 row += 1
+                with counting:
+                    bar.update()
             return row - start
 
         # Threads: Pillow decodes outside the interpreter's lock, and no process has to be forked or spawned.
         pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         try:
             with tqdm(total=total, desc=f"Decoding {name} {split}", unit=" images") as bar:
-                for written in pool.map(write, classes, starts[:-1].tolist()):
-                    bar.update(written)
+                sizes = list(pool.map(write, classes, starts[:-1].tolist()))
         finally:
             pool.shutdown(cancel_futures=True)
         images.flush()
-        splits[split] = {"class_names": list(classes), "class_sizes": list(classes.values())}
+        splits[split] = {"class_names": list(classes), "class_sizes": sizes}
+        if sum(sizes) < total:
+            gaps[split] = starts[:-1]
+    source.verify()
+    for gappy, starts in gaps.items():
+        _close_gaps(folder / f"{gappy}.npy", starts, splits[gappy]["class_sizes"])
     return splits
+
+
+def _close_gaps(file: Path, starts: NDArray[np.int64], sizes: list[int]) -> None:
+    """Write the file anew, of each class only the rows that were filled."""
+    if sum(sizes) == 0:
+        raise BadInput(f"Of the {file.stem} split, no image could be read.")
+    images = np.load(file, mmap_mode="r")
+    whole = file.with_suffix(".whole.npy")
+    kept = np.lib.format.open_memmap(whole, "w+", np.uint8, (sum(sizes), *images.shape[1:]))
+    row = 0
+    for start, size in zip(starts.tolist(), sizes, strict=True):
+        kept[row : row + size] = images[start : start + size]
+        row += size
+    kept.flush()
+    whole.replace(file)

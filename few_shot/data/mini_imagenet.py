@@ -5,6 +5,7 @@ import tarfile
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from numpy.typing import NDArray
 
 from few_shot.data import safe_pickle
 from few_shot.data.base import ImageEpisodes
-from few_shot.data.class_folders import find_class_folders, fingerprint, read_images, scan
-from few_shot.data.download import check, download
+from few_shot.data.class_folders import FileReader, Place, find_class_folders, fingerprint, places, scan, stat
+from few_shot.data.download import announce, check, download, made
 from few_shot.data.image_store import Source, ensure_store
+from few_shot.data.pictures import preprocessing
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
 
 # The folder itself comes last: it may hold another data set's classes.
-FOLDERS = ("mini_imagenet", "mini-imagenet", "miniimagenet", "MiniImagenet", "miniImageNet", "")
+FOLDERS = ("mini_imagenet", "mini-imagenet", "miniimagenet", "")
 ARCHIVE, ARCHIVE_MD5 = "mini-imagenet.tar.gz", "b38f1eb4251fb9459ecc8e7febf9b2eb"
 ARCHIVE_URLS = [
     f"https://drive.usercontent.google.com/download?id={id}&export=download&confirm=t"
@@ -32,6 +34,11 @@ ARCHIVE_URLS = [
 PICKLE_URLS = ["https://zenodo.org/records/7978538/files/{}?download=1"]
 PICKLE_NAMES = {"train": "train", "val": "validation", "test": "test"}
 SHAPE = (3, 84, 84)
+HOW = preprocessing(SHAPE)  # the whole picture, as in Ravi and Larochelle's script
+FORMS = (
+    "class folders {train,val,test}/<class>/*.jpg, images/*.jpg with train.csv, val.csv and test.csv (filename,label), "
+    f"mini-imagenet-cache-{{train,val,test}}.pkl, or {ARCHIVE}"
+)
 IMAGES = 600  # of each class
 
 Pickle = tuple[NDArray[np.uint8], dict[str, NDArray[np.int64]]]  # images [n, 84, 84, 3], and each class's rows
@@ -49,7 +56,9 @@ class MiniImagenet(ImageEpisodes):
     It is looked for in a subfolder such as ``mini_imagenet`` and in ``data_dir``, in this order of forms: class folders
     ``{train,val,test}/<class>/*.jpg``; ``images/*.jpg`` with ``train.csv``, ``val.csv`` and ``test.csv``;
     ``mini-imagenet-cache-{train,val,test}.pkl``; ``mini-imagenet.tar.gz``. If there is none, it is downloaded.
-    Class folders and CSV files may hold other classes than mini-ImageNet's, of images of any size.
+    Class folders and CSV files may hold other classes than mini-ImageNet's, of images of any size. A picture that lies
+    in two of those is refused; mini-ImageNet itself has seven, six of them in its training and its validation split,
+    and is left as it was published.
     """
 
     input_shape = image_shape = SHAPE
@@ -62,6 +71,7 @@ class MiniImagenet(ImageEpisodes):
             SHAPE,
             find=lambda: find_mini_imagenet(self.data_dir),
             download=lambda: download_mini_imagenet(self.data_dir),
+            preprocessing=HOW,
         )
 
 
@@ -71,12 +81,10 @@ def find_mini_imagenet(data_dir: Path) -> Source | None:
     Raises:
         BadInput: that form is incomplete or damaged, or its classes are not in the split they belong to.
     """
-    if data_dir.exists():
-        scan(data_dir)  # raises if it is no folder, or may not be read
-    for root in (data_dir / folder for folder in FOLDERS):
+    for root in places(data_dir, FOLDERS):
         for find in (_class_folders, _csv_files, _pickles, _archive):
             if source := find(root):
-                return Source(source.form, source.fingerprint, _in_their_split(source.classes), source.read)
+                return replace(source, classes=_in_their_split(source.classes))
     return None
 
 
@@ -96,7 +104,13 @@ def _in_their_split(classes: Callable[[str], dict[str, int]]) -> Callable[[str],
 
 
 def _class_folders(root: Path) -> Source | None:
-    return find_class_folders(root, SHAPE)
+    return find_class_folders(root, HOW, _was_published)
+
+
+def _was_published(first: Place, second: Place) -> bool:
+    """Whether two places of one picture may be mini-ImageNet's own."""
+    own = frozenset().union(*map(split_classes, SPLITS))
+    return {first.class_name, second.class_name} <= own and first.path.name != second.path.name
 
 
 def _csv_files(root: Path) -> Source | None:
@@ -111,28 +125,44 @@ def _csv_files(root: Path) -> Source | None:
     present = {entry.name: entry for entry in scan(images)}
 
     @cache
-    def read_table(split: str) -> dict[str, list[Path]]:
-        files = defaultdict(set)
-        try:
-            with open(tables[split], newline="", encoding="utf-8-sig") as file:
-                for row in csv.DictReader(file):
-                    if not row["label"] or not row["filename"]:
-                        raise ValueError("an empty field")
-                    files[row["label"]].add(row["filename"])
-        except (OSError, KeyError, ValueError, csv.Error) as error:
-            raise BadInput(f"{tables[split]} is no table of the columns filename and label ({error!r}).") from error
-        if missing := set().union(*files.values()) - present.keys():
-            raise BadInput(f"{images / min(missing)} is missing, but {tables[split]} lists it.")
-        return {name: [images / file for file in sorted(files[name])] for name in sorted(files)}
+    def reader() -> FileReader:
+        files = {split: _read_table(table) for split, table in tables.items()}
+        listed: dict[str, Place] = {}
+        for split, classes in files.items():
+            for name, rows in classes.items():
+                if missing := set(rows) - present.keys():
+                    raise BadInput(f"{images / min(missing)} is missing, but {tables[split]} lists it.")
+                for row in rows:
+                    other = listed.setdefault(row, Place(split, name, tables[split]))
+                    if other != (split, name, tables[split]):
+                        raise BadInput(
+                            f"{row} is in {other.path.name} as {other.class_name} and in {split}.csv as {name}: an "
+                            "image belongs to one class of one split. Remove one of the rows."
+                        )
+        paths = {s: {name: [images / row for row in rows] for name, rows in c.items()} for s, c in files.items()}
+        return FileReader(paths, HOW, _was_published)
 
     return Source(
         form="images and CSV files",
-        fingerprint=fingerprint(
-            [*(table.stat() for table in tables.values()), *(entry.stat() for entry in present.values())]
-        ),
-        classes=lambda split: {name: len(files) for name, files in read_table(split).items()},
-        read=lambda split, name: read_images(read_table(split)[name], SHAPE),
+        fingerprint=fingerprint([*(table.stat() for table in tables.values()), *map(stat, present.values())], present),
+        classes=lambda split: reader().classes(split),
+        read=lambda split, name: reader().read(split, name),
+        verify=lambda: reader().verify(),
     )
+
+
+def _read_table(table: Path) -> dict[str, list[str]]:
+    """Each label's file names, both sorted."""
+    files = defaultdict(set)
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            for row in csv.DictReader(file):
+                if not row["label"] or not row["filename"]:
+                    raise ValueError("an empty field")
+                files[row["label"]].add(row["filename"])
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise BadInput(f"{table} is no table of the columns filename and label ({error!r}).") from error
+    return {name: sorted(files[name]) for name in sorted(files)}
 
 
 def _pickles(root: Path) -> Source | None:
@@ -222,6 +252,7 @@ def download_mini_imagenet(data_dir: Path) -> None:
     Raises:
         BadInput: no source delivers; says what to put where.
     """
+    announce("mini-ImageNet", data_dir, FOLDERS, FORMS, size="1 GB")
     root = data_dir / "mini_imagenet"
     try:
         download(ARCHIVE_URLS, root / ARCHIVE, md5=ARCHIVE_MD5)
@@ -230,18 +261,15 @@ def download_mini_imagenet(data_dir: Path) -> None:
             _download_pickles(root)
         except (BadInput, OSError) as no_pickles:
             raise BadInput(
-                f"mini-ImageNet is not in --data_dir={data_dir}, and could not be downloaded: put into {root} either "
-                "{train,val,test}/<class>/*.jpg, or images/*.jpg with train.csv, val.csv and test.csv "
-                "(filename,label), or mini-imagenet-cache-{train,val,test}.pkl, or "
-                f"{ARCHIVE} (md5 {ARCHIVE_MD5}). ImageNet's terms of use apply (https://image-net.org/download). "
+                f"mini-ImageNet is not in data_dir={data_dir}, and could not be downloaded: put into {root} {FORMS} "
+                f"(md5 {ARCHIVE_MD5}). ImageNet's terms of use apply (https://image-net.org/download). "
                 f"Tried: {no_archive} {no_pickles}"
             ) from no_pickles
 
 
 def _download_pickles(root: Path) -> None:
     """Fetch all three, check that they hold every class of their split, whole, and put them in place."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
+    with made(root), tempfile.TemporaryDirectory(prefix=".download-", dir=root) as scratch:
         files = {split: f"mini-imagenet-cache-{PICKLE_NAMES[split]}.pkl" for split in SPLITS}
         for split, file in files.items():
             path = Path(scratch) / file

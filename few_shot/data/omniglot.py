@@ -1,6 +1,5 @@
 """Omniglot (Lake et al. 2015): 1623 handwritten characters of 50 alphabets, 20 drawings each."""
 
-import io
 import os
 import zipfile
 import zlib
@@ -11,12 +10,12 @@ from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from few_shot.data.base import ImageEpisodes
-from few_shot.data.class_folders import fingerprint, read_image, scan
-from few_shot.data.download import download
+from few_shot.data.class_folders import fingerprint, scan
+from few_shot.data.download import announce, download
 from few_shot.data.image_store import ImageStore, Source, ensure_store
+from few_shot.data.pictures import Preprocessing, decode, preprocessing
 from few_shot.episodes import SPLITS, Split
 from few_shot.errors import BadInput
 
@@ -32,6 +31,7 @@ URLS = [
     "https://github.com/brendenlake/omniglot/raw/master/python/{}.zip",
 ]
 SHAPE = (1, 28, 28)
+HOW = preprocessing(SHAPE, binary_from=105, invert=True)  # ink is black on the disk
 DRAWINGS = 20
 
 
@@ -69,10 +69,14 @@ class Omniglot(ImageEpisodes):
         super().__init__(**base)
         if rotations and self.train_classes is not None:
             raise BadInput(
-                f"--train_classes={self.train_classes} needs --rotations=false: it counts upright characters."
+                f"train_classes={self.train_classes} needs rotations=false: it counts upright characters."
             )
         self.rotations = rotations
         self.variants = 4 if rotations else 1
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return HOW.copy()
 
     def build_store(self) -> Path:
         """Find or download the images, decode them once, and return the store's folder."""
@@ -82,6 +86,7 @@ class Omniglot(ImageEpisodes):
             SHAPE,
             find=lambda: find_omniglot(self.data_dir),
             download=lambda: download_omniglot(self.data_dir),
+            preprocessing=HOW,
         )
 
     def open_store(self, folder: Path, split: Split) -> ImageStore:
@@ -113,7 +118,7 @@ def find_omniglot(data_dir: Path) -> Source | None:
     @cache
     def upright(character: str) -> NDArray[np.uint8]:
         """``[20, 1, 28, 28]``, ink high."""
-        return 255 - np.stack([_read_drawing(data, name) for name, data in drawings()[character]])
+        return np.stack([decode(data, name, HOW) for name, data in drawings()[character]])
 
     def classes(split: str) -> dict[str, int]:
         drawings()
@@ -126,14 +131,6 @@ def find_omniglot(data_dir: Path) -> Source | None:
 
     form = " and ".join(path.name for path in paths.values())
     return Source(form, fingerprint(stat for path in paths.values() for stat in _stats(path)), classes, read)
-
-
-def _read_drawing(data: bytes, name: str) -> NDArray[np.uint8]:
-    """A drawing, ``[1, 28, 28]``, paper 255 and ink 0: every pixel is the nearest one of the original."""
-    size = (105, 105)
-    drawing = Image.fromarray(read_image(io.BytesIO(data), name, (1, *size))[0])
-    small = np.asarray(drawing.resize(SHAPE[1:], Image.Resampling.NEAREST))
-    return np.where(small < 128, 0, 255).astype(np.uint8)[None]
 
 
 def _find_half(data_dir: Path, half: str) -> Path | None:
@@ -205,6 +202,9 @@ def download_omniglot(data_dir: Path) -> None:
     Raises:
         BadInput: no source delivers; says what to put where.
     """
+    own = (*FOLDERS, *HALVES, *(f"{half}.zip" for half in HALVES))
+    forms = "images_background and images_evaluation, as folders or zip archives"
+    announce("Omniglot", data_dir, own, forms, size="17 MB")
     for half, (_, md5) in HALVES.items():
         if _find_half(data_dir, half) is None:
             target = data_dir / "omniglot" / f"{half}.zip"
@@ -212,6 +212,6 @@ def download_omniglot(data_dir: Path) -> None:
                 download([url.format(half) for url in URLS], target, md5=md5)
             except BadInput as error:
                 raise BadInput(
-                    f"Omniglot's {half}.zip is not in --data_dir={data_dir}, and could not be downloaded: put it "
+                    f"Omniglot's {half}.zip is not in data_dir={data_dir}, and could not be downloaded: put it "
                     f"there, as {target}, from {URLS[0].format(half)}. Tried: {error}"
                 ) from error

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from few_shot.data import CifarFS, cifar_fs
+from few_shot.data import CifarFS, cifar100
 from few_shot.data.cifar_fs import split_classes
 from few_shot.data.image_store import ImageStore
 from few_shot.episodes import SPLITS
@@ -23,7 +23,7 @@ TRAIN, TEST = 3, 2  # images of each class in the archive's two files
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    monkeypatch.setattr(cifar_fs, "ARCHIVE_URLS", ["http://127.0.0.1:9/archive"])
+    monkeypatch.setattr(cifar100, "ARCHIVE_URLS", ["http://127.0.0.1:9/archive"])
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def write_archive(root, parts, monkeypatch, protocol=2):
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     digest = hashlib.md5((root / "cifar-100-python.tar.gz").read_bytes()).hexdigest()
-    monkeypatch.setattr(cifar_fs, "ARCHIVE_MD5", digest)
+    monkeypatch.setattr(cifar100, "ARCHIVE_MD5", digest)
     return root
 
 
@@ -127,7 +127,7 @@ def test_a_class_that_is_not_of_its_split_is_refused(tmp_path, images, name, bel
 
 def test_an_archive_with_another_checksum_is_refused(tmp_path, images, monkeypatch):
     write_archive(tmp_path, contents(images), monkeypatch)
-    monkeypatch.setattr(cifar_fs, "ARCHIVE_MD5", "eb9058c3a382ffc7106e4002c42a8d85")
+    monkeypatch.setattr(cifar100, "ARCHIVE_MD5", "eb9058c3a382ffc7106e4002c42a8d85")
     with pytest.raises(BadInput, match="expected eb9058c3a382ffc7106e4002c42a8d85"):
         build(tmp_path)
 
@@ -163,20 +163,22 @@ def test_an_archive_of_something_else_is_named(tmp_path, images, monkeypatch, da
     write_archive(tmp_path, parts, monkeypatch)
     if damage == "no archive":
         (tmp_path / "cifar-100-python.tar.gz").write_bytes(b"nothing")
-        monkeypatch.setattr(cifar_fs, "ARCHIVE_MD5", hashlib.md5(b"nothing").hexdigest())
+        monkeypatch.setattr(cifar100, "ARCHIVE_MD5", hashlib.md5(b"nothing").hexdigest())
     with pytest.raises(BadInput, match=r"cifar-100-python\.tar\.gz (does not hold CIFAR-100|cannot be read)"):
         build(tmp_path)
 
 
 def test_with_no_images_and_no_network_the_error_says_what_to_put_where(tmp_path):
+    (tmp_path / "data").mkdir()
     with pytest.raises(BadInput) as error:
         build(tmp_path / "data")
-    for part in ("--data_dir=", str(tmp_path / "data" / "cifar_fs"), "eb9058c3", "/<class>/", "127.0.0.1"):
+    for part in ("data_dir=", str(tmp_path / "data" / "cifar_fs"), "eb9058c3", "/<class>/", "127.0.0.1"):
         assert part in str(error.value)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_what_is_downloaded_is_used(tmp_path, images, monkeypatch):
     root = write_archive(tmp_path / "server", contents(images), monkeypatch)
-    monkeypatch.setattr(cifar_fs, "ARCHIVE_URLS", [(root / "cifar-100-python.tar.gz").as_uri()])
+    monkeypatch.setattr(cifar100, "ARCHIVE_URLS", [(root / "cifar-100-python.tar.gz").as_uri()])
+    (tmp_path / "data").mkdir()
     assert_holds(build(tmp_path / "data"), images)

@@ -346,17 +346,17 @@ def test_a_spawned_worker_can_unpickle_what_it_draws_from(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"episode_classes": 6}, "--episode_classes=6 is more than the 5 classes of the train split"),
-        ({"train_classes": 6}, "--train_classes=6 must be at least 1 and at most the 5 there are"),
-        ({"train_classes": 0}, "--train_classes=0 must be at least 1"),
-        ({"train_classes": -2}, "--train_classes=-2 must be at least 1"),
-        ({"train_classes": 2}, "--episode_classes=3 is more than the 2 classes of the train split"),
-        ({"train_episode_classes": 9}, "--train_episode_classes=9 is more than the 5 classes"),
+        ({"episode_classes": 6}, "episode_classes=6 is more than the 5 classes of the train split"),
+        ({"train_classes": 6}, "train_classes=6 must be at least 1 and at most the 5 there are"),
+        ({"train_classes": 0}, "train_classes=0 must be at least 1"),
+        ({"train_classes": -2}, "train_classes=-2 must be at least 1"),
+        ({"train_classes": 2}, "episode_classes=3 is more than the 2 classes of the train split"),
+        ({"train_episode_classes": 9}, "train_episode_classes=9 is more than the 5 classes"),
         (
             {"support_samples": 4},
-            "--support_samples=4 and --test_query_samples=15 together .* 18 images of class val_b",
+            "support_samples=4 and test_query_samples=15 together .* 18 images of class val_b",
         ),
-        ({"support_samples": 10}, "--support_samples=10 and --query_samples=10 together .* train_b in the train split"),
+        ({"support_samples": 10}, "support_samples=10 and query_samples=10 together .* train_b in the train split"),
     ],
 )
 def test_episodes_larger_than_the_data_are_refused(tmp_path, kwargs, message):

@@ -151,6 +151,13 @@ def test_images_that_are_gone_are_not_missed(tmp_path, images, write_class_folde
     assert_holds(folder, images)
 
 
+def test_a_class_that_moved_to_another_split_is_noticed(tmp_path, write_class_folders):
+    """A folder that is renamed keeps its date and its files'."""
+    build(write_class_folders(tmp_path))
+    (tmp_path / "train" / "train_a").rename(tmp_path / "test" / "train_a")
+    assert "train_a" in ImageStore.open(build(tmp_path), "test").class_names
+
+
 @pytest.mark.parametrize("change", ["replaced", "added", "renamed"])
 def test_changed_images_are_read_again(tmp_path, write_class_folders, change):
     folder = build(write_class_folders(tmp_path))
@@ -345,10 +352,11 @@ def test_scalars_and_strings_are_plain_data(tmp_path):
 
 
 def test_with_no_images_and_no_network_the_error_says_what_to_put_where(tmp_path):
+    (tmp_path / "data").mkdir()
     with pytest.raises(BadInput) as error:
         build(tmp_path / "data")
     text = str(error.value)
-    for part in ("--data_dir=", str(tmp_path / "data" / "mini_imagenet"), "train.csv", "terms of use", "127.0.0.1"):
+    for part in ("data_dir=", str(tmp_path / "data" / "mini_imagenet"), "train.csv", "terms of use", "127.0.0.1"):
         assert part in text
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
@@ -356,6 +364,7 @@ def test_with_no_images_and_no_network_the_error_says_what_to_put_where(tmp_path
 def test_what_is_downloaded_is_used(tmp_path, images, monkeypatch):
     archive = write_archive(tmp_path / "server", images, monkeypatch) / "mini-imagenet.tar.gz"
     monkeypatch.setattr(mini_imagenet, "ARCHIVE_URLS", ["http://127.0.0.1:9/archive", archive.as_uri()])
+    (tmp_path / "data").mkdir()
     assert_holds(build(tmp_path / "data"), images)
 
 
@@ -363,6 +372,7 @@ def test_loose_pickles_are_downloaded_where_the_archive_cannot_be(tmp_path, imag
     server = tmp_path / "server"
     monkeypatch.setattr(mini_imagenet, "PICKLE_URLS", [server.as_uri() + "/{}"])
     write_pickles(server, images, validation="validation")
+    (tmp_path / "data").mkdir()
     with pytest.raises(BadInput, match=r"cache-train\.pkl does not hold the train split of mini-ImageNet"):
         build(tmp_path / "data")
     assert [p for p in (tmp_path / "data").rglob("*") if p.is_file()] == []

@@ -132,7 +132,8 @@ def test_the_missing_half_is_downloaded(tmp_path, small, monkeypatch):
 
 
 def test_with_no_images_and_no_network_the_error_says_what_to_put_where(tmp_path, small):
-    with pytest.raises(BadInput, match=r"images_background\.zip is not in --data_dir=.*put it there, as .*omniglot"):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(BadInput, match=r"images_background\.zip is not in data_dir=.*put it there, as .*omniglot"):
         build(tmp_path / "data")
 
 
@@ -192,7 +193,7 @@ def test_rotations_are_classes_unless_switched_off(tmp_path, small):
         assert len(data.stores["train"].class_names) == classes
         drawn = data.stores["train"].gather(data.draw("train", 0, np.arange(300)).support_x.flatten()).unique(dim=0)
         assert (len(drawn) > 60) == rotations  # 60 upright drawings there are
-    with pytest.raises(BadInput, match="--train_classes=2 needs --rotations=false"):
+    with pytest.raises(BadInput, match="train_classes=2 needs rotations=false"):
         Omniglot(train_classes=2)
 
 
