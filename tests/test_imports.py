@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "evaluation": {"metrics"},
     "adaptation": {"inner_optimizers", "layer_errors"},
     "models": {"arguments", "errors"},
-    "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes"},
+    "private_parts": set(),
+    "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes", "private_parts"},
     "data": {"episodes", "errors", "metrics"},
 }
 #: Parts that know no Lightning.

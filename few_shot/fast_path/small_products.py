@@ -11,7 +11,6 @@ Two rewrites of batched products ``[T, n, k] @ [T, k, m]``, exact but for the or
 from typing import Any
 
 import torch
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch.fx import Graph, Node
 
 aten = torch.ops.aten
@@ -20,27 +19,22 @@ aten = torch.ops.aten
 FEW = 16
 
 
-class SmallProducts(CustomGraphPass):
-    """The pass, in the form that the compiler's cache of compiled code asks for."""
-
-    def __call__(self, graph: Graph) -> None:
-        for node in _calls(graph, aten.permute.default):
-            product, order = node.args
-            if product.target is aten.bmm.default and len(product.users) == 1 and order == [0, 2, 1]:
-                a, b = product.args
-                with graph.inserting_before(node):
-                    transposed = [_call(aten.permute.default, factor, order) for factor in (b, a)]
-                    node.replace_all_uses_with(_call(aten.bmm.default, *transposed))
-        for node in _calls(graph, aten.bmm.default):
-            a, b = node.args
-            if a.meta["val"].shape[2] <= FEW:
-                with graph.inserting_before(node):
-                    columns, rows = _call(aten.unsqueeze.default, a, 3), _call(aten.unsqueeze.default, b, 1)
-                    node.replace_all_uses_with(_call(aten.sum.dim_IntList, _call(aten.mul.Tensor, columns, rows), [2]))
-        graph.eliminate_dead_code()
-
-    def uuid(self) -> bytes:
-        return get_hash_for_files((__file__,))
+def rewrite(graph: Graph) -> None:
+    """The pass."""
+    for node in _calls(graph, aten.permute.default):
+        product, order = node.args
+        if product.target is aten.bmm.default and len(product.users) == 1 and order == [0, 2, 1]:
+            a, b = product.args
+            with graph.inserting_before(node):
+                transposed = [_call(aten.permute.default, factor, order) for factor in (b, a)]
+                node.replace_all_uses_with(_call(aten.bmm.default, *transposed))
+    for node in _calls(graph, aten.bmm.default):
+        a, b = node.args
+        if a.meta["val"].shape[2] <= FEW:
+            with graph.inserting_before(node):
+                columns, rows = _call(aten.unsqueeze.default, a, 3), _call(aten.unsqueeze.default, b, 1)
+                node.replace_all_uses_with(_call(aten.sum.dim_IntList, _call(aten.mul.Tensor, columns, rows), [2]))
+    graph.eliminate_dead_code()
 
 
 def _calls(graph: Graph, target: Any) -> list[Any]:

@@ -24,6 +24,7 @@ from few_shot.lit_models.objective import Objective
 from few_shot.lit_models.processes import gather
 from few_shot.lit_models.task_scores import TaskScores
 from few_shot.lit_models.trainer_settings import check_trainer
+from few_shot.private_parts import keep_buffers_apart
 
 
 class LitMetaLearner(RemembersArguments, pl.LightningModule):
@@ -160,6 +161,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the data module's loss and metric where the constructor left them open."""
+        keep_buffers_apart(self)
         data = checkpoint.data_module(self.trainer)
         given = self.constructor_arguments
         loss, metric = (given.get(k) or getattr(data, k, None) for k in ("loss", "metric"))
