@@ -29,7 +29,7 @@ def data_module(trainer: Any) -> Any | None:
     return getattr(trainer, "datamodule", None)
 
 
-def describe(learner: Any, data: Any | None) -> dict[str, Any]:
+def describe(learner: Any) -> dict[str, Any]:
     """The content of ``checkpoint["few_shot"]``, in plain values."""
     arguments = learner.constructor_arguments | {
         "loss": learner.objective.loss_name,
@@ -40,7 +40,7 @@ def describe(learner: Any, data: Any | None) -> dict[str, Any]:
     return {
         "learner": _record(learner, arguments),
         "model": _record(model, model.constructor_arguments) if isinstance(model, RemembersArguments) else None,
-        "data": None if data is None else _describe_data(data),
+        "data": learner.data_facts,
     }
 
 
@@ -48,9 +48,10 @@ def _record(instance: object, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"class": _dotted(type(instance)), "arguments": {k: v for k, v in arguments.items() if _is_plain(v)}}
 
 
-def _describe_data(data: Any) -> dict[str, Any]:
-    facts = {name: getattr(data, name, None) for name in ("input_shape", "loss", "metric")}
-    facts |= data.description() if hasattr(data, "description") else {}
+def describe_data(data: Any) -> dict[str, Any]:
+    """What a checkpoint says of a data module, after its ``setup``, in plain values."""
+    facts = {name: getattr(data, name, None) for name in ("input_shape", "loss", "metric", "preprocessing")}
+    facts |= data.record() if hasattr(data, "record") else {}
     return {"class": _dotted(type(data))} | {k: v for k, v in facts.items() if _is_plain(v)}
 
 
@@ -82,6 +83,37 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "state_dict" not in content or "few_shot" not in content:
         raise BadInput(f"{path} is no checkpoint that says how to build its model: it is older, or of another program.")
     return content
+
+
+def save(learner: Any, path: str | Path) -> None:
+    """Write a learner's weights, and all that is needed to build it again.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        torch.save({"state_dict": learner.state_dict(), "few_shot": describe(learner)}, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise BadInput(f"{path} cannot be written ({error}).") from error
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint that a path names: itself, or the best one in a run's folder, or the last where none is best.
+
+    Raises:
+        BadInput: the folder holds none.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        return path
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    if not (found := sorted(folder.glob("best-*.ckpt")) + sorted(folder.glob("last.ckpt"))):
+        raise BadInput(f"{path} is a folder without checkpoints.")
+    return found[0]
 
 
 def load_learner(path: str | Path, cls: type, model: nn.Module | None, changes: Mapping[str, Any]) -> Any:

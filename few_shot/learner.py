@@ -3,20 +3,22 @@
 A learner is a dataclass whose fields are the arguments of its algorithm in ``few_shot.lit_models``, which does the work.
 """
 
-import copy
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from few_shot import checkpoint
 from few_shot.adapted import Adapted
 from few_shot.errors import BadInput, at_least
-from few_shot.evaluation import EpisodeResults, mean_and_interval_per_step
+from few_shot.evaluation import EpisodeResults
 from few_shot.lit_models import (
     LitANIL,
     LitBOIL,
@@ -28,6 +30,7 @@ from few_shot.lit_models import (
     LitReptile,
 )
 from few_shot.lit_models.base import LitMetaLearner
+from few_shot.metrics import METRICS
 from few_shot.samples import Inputs, encode, input_shape_of
 
 
@@ -96,16 +99,10 @@ class Learner:
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
 
     def __post_init__(self) -> None:
-        arguments = {f.name: getattr(self, f.name) for f in fields(self)}
-        self.lit_model = self.lit_class(**arguments)
-        self._data: Mapping[str, Any] | None = None
+        self.lit_model = self.lit_class(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     def fit(
-        self,
-        data: pl.LightningDataModule | Iterable,
-        *,
-        max_steps: int,
-        trainer: pl.Trainer | None = None,
+        self, data: pl.LightningDataModule | Iterable, *, max_steps: int = 1000, trainer: pl.Trainer | None = None
     ) -> Self:
         """Meta-train; a second call goes on from the weights of the first.
 
@@ -113,20 +110,19 @@ class Learner:
             data: a data module of few_shot or of yours, or any iterable of episode batches
                 (:class:`few_shot.episodes.EpisodeBatch`), which is gone through again and again.
             max_steps: outer updates.
-            trainer: a Trainer of your own, for several GPUs, loggers or checkpoints; its max_steps counts then.
+            trainer: a Trainer of your own, for several GPUs, loggers or checkpoints. Its max_steps counts then.
 
         Raises:
             BadInput: the data or the Trainer cannot be used.
             TrainingDiverged: the loss is no longer finite.
         """
-        at_least(1, max_steps, "max_steps")
         if trainer is None:
-            trainer = _quiet_trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
-        if isinstance(data, pl.LightningDataModule):
-            trainer.fit(self.lit_model, datamodule=data)
-            self._data = checkpoint.describe_data(data)
-        else:
-            trainer.fit(self.lit_model, train_dataloaders=data)
+            trainer = _trainer(max_steps=at_least(1, max_steps, "max_steps"), max_epochs=-1, limit_val_batches=0)
+        with _no_advice():
+            if isinstance(data, pl.LightningDataModule):
+                trainer.fit(self.lit_model, datamodule=data)
+            else:
+                trainer.fit(self.lit_model, train_dataloaders=data)
         self.lit_model.eval()
         return self
 
@@ -136,22 +132,32 @@ class Learner:
         Args:
             data: a data module, whose test episodes are taken, or an iterable of episode batches.
             steps: inner steps; None for test_inner_loop_steps.
+
+        Raises:
+            BadInput: the data cannot be used, or holds no test episode.
         """
-        lit_model: Any = copy.copy(self.lit_model) if steps is None else self._with_steps(steps)
-        trainer = _quiet_trainer()
-        where = {"datamodule": data} if isinstance(data, pl.LightningDataModule) else {"dataloaders": data}
-        trainer.test(lit_model, **where, verbose=False)
-        results = lit_model.results
-        metric = lit_model.objective.metric_name or lit_model.metric
-        per_step = [StepScore(*row) for row in mean_and_interval_per_step(results, metric)]
-        last = per_step[-1]
-        return Score(metric, last.mean, last.ci95, per_step, int(results.diverged.sum()), results)
+        lit_model = self.lit_model
+        its_own = lit_model.test_inner_loop_steps
+        lit_model.test_inner_loop_steps = its_own if steps is None else at_least(0, steps, "steps")
+        try:
+            with _no_advice():
+                if isinstance(data, pl.LightningDataModule):
+                    _trainer().test(lit_model, datamodule=data, verbose=False)
+                else:
+                    _trainer().test(lit_model, dataloaders=data, verbose=False)
+        finally:
+            lit_model.test_inner_loop_steps = its_own
+        results, metric = lit_model.results, lit_model.metric_of_results
+        if results is None or metric is None:
+            raise BadInput("The data holds no test episode.")
+        per_step = [StepScore(step, *results.mean_metric(metric, i)) for i, step in enumerate(results.steps)]
+        return Score(metric, per_step[-1].mean, per_step[-1].ci95, per_step, int(results.diverged.sum()), results)
 
     def adapt(self, x: Any, y: Any, *, steps: int | None = None, transductive: bool = False) -> Adapted:
         """Adapt to one task from a few labelled samples; the learner stays as it is.
 
         Args:
-            x: the samples. Tensors, arrays or lists of numbers ``[n, ...]``; for pictures also their paths or PIL
+            x: the samples: tensors, arrays or lists of numbers ``[n, ...]``; of pictures also their paths or PIL
                 images, one or many. Pictures are prepared as those of the training were.
             y: a label of any kind for each sample (classes may have different numbers of samples), or, for
                 regression, targets ``[n]`` or ``[n, d]``.
@@ -161,21 +167,193 @@ class Learner:
         Raises:
             BadInput: the samples or labels cannot be used, or there are more classes than the model has outputs.
         """
-        like = next(self.lit_model.parameters())
-        inputs = self._inputs()
+        lit_model = self.lit_model
+        like = next(lit_model.parameters())
+        facts = lit_model.data_facts or {}
+        inputs = Inputs(facts.get("input_shape") or input_shape_of(lit_model.model), facts.get("preprocessing"))
         support_x = inputs.tensor(x, like)
-        metric = self.lit_model.metric
-        classes, support_y = encode(y, None if metric is None else metric == "accuracy")
+        metric = lit_model.metric
+        classes, support_y = encode(y, None if metric is None else METRICS[metric].of_classes)
         if len(support_x) != len(support_y):
-            raise BadInput(f"There are {len(support_x)} samples x, and {len(support_y)} labels y.")
+            raise BadInput(f"There are {len(support_x)} samples x and {len(support_y)} labels y: give each sample one.")
         support_y = support_y.to(like.device, like.dtype if classes is None else torch.int64)
-        steps = getattr(self, "test_inner_loop_steps", 0) if steps is None else at_least(0, steps, "steps")
-        model = self.lit_model.adapted_model(support_x, support_y, steps, None if classes is None else len(classes))
-        if not transductive:
-            fix_norms(model, support_x)
-        flat = classes is None and torch.as_tensor(y).dim() == 1
-        return Adapted(model.eval(), inputs, classes, like, flat, transductive)
+        steps = lit_model.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
+        number = None if classes is None else len(classes)
+        model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
+        return Adapted(model, inputs, classes, like, flat=np.ndim(y) == 1, transductive=transductive)
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint with all that is needed to use the learner: see :func:`load`."""
-        checkpoint.save(self.lit_model, self._data, path)
+        """Write a checkpoint that holds all that is needed to use the learner; :func:`load` reads it.
+
+        Raises:
+            BadInput: the file cannot be written.
+        """
+        checkpoint.save(self.lit_model, path)
+
+
+@dataclass(eq=False)
+class _InnerLoop(Learner):
+    """What all learners with an inner loop share.
+
+    Args:
+        inner_loop_steps: inner steps in training.
+        test_inner_loop_steps: inner steps in :meth:`score` and :meth:`adapt`, unless they are told otherwise.
+        adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too.
+        inner_optimizer: the rule of an inner step.
+        fast_path: whether a chain of common layers computes its tasks folded into channels.
+    """
+
+    _: KW_ONLY
+    inner_loop_steps: int = 5
+    test_inner_loop_steps: int = 10
+    adapt_norm: bool = True
+    inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    fast_path: bool = True
+
+
+@dataclass(eq=False)
+class MAML(_InnerLoop):
+    """MAML (Finn et al. 2017), second order; with ``first_order``, FOMAML.
+
+    Args:
+        inner_lr: learning rate of the inner loop.
+        first_order: whether inner gradients count as constants in the outer gradient.
+    """
+
+    lit_class = LitMAML
+    _: KW_ONLY
+    inner_lr: float = 0.01
+    first_order: bool = False
+
+
+@dataclass(eq=False)
+class ANIL(MAML):
+    """MAML whose inner loop adapts the head alone (Raghu et al. 2020)."""
+
+    lit_class = LitANIL
+
+
+@dataclass(eq=False)
+class BOIL(MAML):
+    """MAML whose inner loop adapts all but the head (Oh et al. 2021)."""
+
+    lit_class = LitBOIL
+
+
+@dataclass(eq=False)
+class MetaSGD(_InnerLoop):
+    """MAML with a learned inner rate for every element of every parameter (Li et al. 2017).
+
+    Args:
+        inner_lr_min: least initial inner rate.
+        inner_lr_max: greatest initial inner rate.
+        first_order: whether inner gradients count as constants in the outer gradient.
+    """
+
+    lit_class = LitMetaSGD
+    _: KW_ONLY
+    inner_loop_steps: int = 1
+    inner_lr_min: float = 0.005
+    inner_lr_max: float = 0.1
+    first_order: bool = False
+
+
+@dataclass(eq=False)
+class MAMLPlusPlus(MAML):
+    """MAML++ (Antoniou et al. 2019): six changes to MAML, each a switch.
+
+    Args:
+        transductive: None is True without per-step statistics, and False with them.
+        multi_step_loss_updates: outer updates over which the losses of the earlier inner steps fade out.
+        learned_rates: whether each parameter's inner rate is learned for each step.
+        per_step_bn_statistics: whether batch norm keeps running statistics for each step, and uses them in the test.
+        per_step_bn_weights: whether batch norm's scale and shift are learned for each step by the outer loop.
+        first_order_updates: outer updates at the beginning that are first order.
+    """
+
+    lit_class = LitMAMLPlusPlus
+    _: KW_ONLY
+    transductive: bool | None = None  # type: ignore[assignment]
+    outer_schedule: Literal["constant", "cosine"] = "cosine"
+    multi_step_loss_updates: int = 5000
+    learned_rates: bool = True
+    per_step_bn_statistics: bool = True
+    per_step_bn_weights: bool = True
+    first_order_updates: int = 0
+
+
+@dataclass(eq=False)
+class IMAML(_InnerLoop):
+    """iMAML (Rajeswaran et al. 2019): the implicit gradient of an inner loop that stays near the initial weights.
+
+    Args:
+        inner_lr: learning rate of the inner loop.
+        proximal_strength: the pull back to the initial weights, λ.
+        cg_steps: conjugate gradient steps.
+    """
+
+    lit_class = LitIMAML
+    _: KW_ONLY
+    inner_lr: float = 0.01
+    inner_loop_steps: int = 16
+    proximal_strength: float = 2.0
+    cg_steps: int = 5
+
+
+@dataclass(eq=False)
+class Reptile(_InnerLoop):
+    """Reptile (Nichol et al. 2018): the outer loop moves towards the fast weights.
+
+    Args:
+        inner_lr: learning rate of the inner loop.
+    """
+
+    lit_class = LitReptile
+    _: KW_ONLY
+    inner_lr: float = 0.01
+
+
+@dataclass(eq=False)
+class ProtoNet(Learner):
+    """Prototypical networks (Snell et al. 2017): the nearest class mean, for any number of classes; no inner loop."""
+
+    lit_class = LitProtoNet
+
+
+LEARNERS: tuple[type[Learner], ...] = (ANIL, BOIL, MetaSGD, MAMLPlusPlus, IMAML, Reptile, ProtoNet, MAML)
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> Learner:
+    """The learner of a checkpoint, as it was trained. Nothing in the file is run as code.
+
+    Args:
+        path: a checkpoint of :meth:`Learner.save`, of the command line or of a Trainer; or a run's folder, whose best
+            checkpoint is taken.
+        model: a module to load the weights into; needed where it is not one of few_shot.models.
+
+    Raises:
+        BadInput: there is no such checkpoint, or it does not fit the model.
+    """
+    lit_model = checkpoint.load_learner(checkpoint.find(path), LitMetaLearner, model, {})
+    kind = next(cls for cls in LEARNERS if isinstance(lit_model, cls.lit_class))
+    learner = object.__new__(kind)
+    for f in fields(kind):
+        setattr(learner, f.name, lit_model.constructor_arguments.get(f.name, f.default))
+    learner.model, learner.lit_model = lit_model.model, lit_model
+    return learner
+
+
+def _trainer(**arguments: Any) -> pl.Trainer:
+    """A Trainer on one device that shows its progress and writes nothing."""
+    return pl.Trainer(
+        devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, **arguments
+    )
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Lightning's advice for trainings of another kind is not shown in here."""
+    with warnings.catch_warnings():
+        for message in (".*does not have many workers.*", ".*`LightningModule.configure_optimizers` returned.*"):
+            warnings.filterwarnings("ignore", message=message)
+        yield

@@ -32,8 +32,8 @@ class Inputs:
         """Inputs ``[n, ...]`` of the number type and on the device of ``like``.
 
         Args:
-            x: numbers as a tensor, an array or lists, ``[n, ...]``, already as the model takes them; or pictures, one or
-                many: paths, PIL images, arrays or tensors.
+            x: numbers as a tensor, an array or lists, ``[n, ...]``, already as the model takes them; or pictures, one
+                or many: paths, PIL images, arrays or tensors.
 
         Raises:
             BadInput: something cannot be read, or has another shape than the model takes.
@@ -44,8 +44,8 @@ class Inputs:
         if self._are_pictures(x):
             if self.how is None:
                 raise BadInput(
-                    "The learner does not know how large its pictures are: fit it first, use a model of few_shot.models, "
-                    "or give tensors [n, C, H, W] with values from 0 to 1."
+                    "The learner does not know how large its pictures are: fit it first, use a model of "
+                    "few_shot.models, or give tensors [n, C, H, W] with values from 0 to 1."
                 )
             return torch.from_numpy(read_pictures(x, self.how)).to(like.device, like.dtype) / self.how["scale"]
         return self._numbers(x, like)
@@ -69,9 +69,8 @@ class Inputs:
         if self.shape == (1,) and numbers.dim() == 1:
             numbers = numbers[:, None]
         if self.shape is not None and tuple(numbers.shape[1:]) != self.shape:
-            raise BadInput(
-                f"The inputs have the shape {tuple(numbers.shape)}: the model takes [n, {', '.join(map(str, self.shape))}]."
-            )
+            wanted = ", ".join(map(str, self.shape))
+            raise BadInput(f"The inputs have the shape {list(numbers.shape)}: the model takes [n, {wanted}].")
         return numbers
 
 

@@ -95,6 +95,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self._compiled: CompiledStep | None = None
         self._collector = EpisodeCollector()
         self._results: EpisodeResults | None = None
+        self._data_facts: dict[str, Any] | None = None
 
     # What an algorithm answers.
 
@@ -114,6 +115,24 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         """Query predictions ``[T, N*Q, out]`` after the given numbers of inner steps; called without a graph."""
         raise NotImplementedError
 
+    def adapted_model(
+        self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
+    ) -> nn.Module:
+        """The network after adaptation to one task, as a plain module; the learner stays as it is.
+
+        Args:
+            support_x: the task's inputs, ``[n, ...]``.
+            support_y: their targets, ``[n]`` for class labels or ``[n, 1]`` for numbers.
+            steps: inner steps, 0 or more.
+            classes: how many classes there are; None for as many as the model has outputs.
+            transductive: whether batch norm looks at all samples that are predicted together; otherwise it keeps the
+                support set's statistics, so that no prediction depends on another.
+
+        Raises:
+            BadInput: there are more classes than the model has outputs.
+        """
+        raise NotImplementedError
+
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
         """Why a batch's step should not be compiled although asked for; None where it should."""
         return None if self._is_mean else "compiled code knows the gradient of the mean loss alone"
@@ -129,6 +148,16 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def results(self) -> EpisodeResults | None:
         """Every episode's result in the last validation or test, over all processes."""
         return self._results
+
+    @property
+    def metric_of_results(self) -> str | None:
+        """The name of the metric in :attr:`results`."""
+        return None if self._results is None else self._collector.metric_name
+
+    @property
+    def data_facts(self) -> dict[str, Any] | None:
+        """What a checkpoint says of the data of the training: how pictures are prepared, the classes; None before."""
+        return self._data_facts
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Each task's loss ``[T]``; predictions ``[T, n, out]``, targets ``[T, n]`` or ``[T, n, 1]``."""
@@ -163,6 +192,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         """Take the data module's loss and metric where the constructor left them open."""
         keep_buffers_apart(self)
         data = checkpoint.data_module(self.trainer)
+        if data is not None and stage == "fit":
+            self._data_facts = checkpoint.describe_data(data)
         given = self.constructor_arguments
         loss, metric = (given.get(k) or getattr(data, k, None) for k in ("loss", "metric"))
         if (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
@@ -309,7 +340,10 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def on_save_checkpoint(self, content: dict[str, Any]) -> None:
         """Add all that is needed to build the learner again."""
-        content["few_shot"] = checkpoint.describe(self, checkpoint.data_module(self.trainer))
+        content["few_shot"] = checkpoint.describe(self)
+
+    def on_load_checkpoint(self, content: dict[str, Any]) -> None:
+        self._data_facts = content.get("few_shot", {}).get("data")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import islice
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import inner_loop, norm_parameters, predict_apart, predictor, stack
@@ -11,7 +13,9 @@ from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
 from few_shot.fast_path.folded import Layer, assemble, folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
+from few_shot.lit_models.adapted_model import first_outputs, with_weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
+from few_shot.lit_models.fixed_norm import fix_norms
 
 
 class LitMAML(LitMetaLearner):
@@ -128,6 +132,17 @@ class LitMAML(LitMetaLearner):
         predictions = self._query_predictions(batch)
         adapted = self.adapt(batch.support_x, batch.support_y, max(steps))
         return [predictions(weights) for step, weights in enumerate(adapted) if step in steps]
+
+    def adapted_model(
+        self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
+    ) -> nn.Module:
+        with torch.inference_mode(False), torch.no_grad(), first_outputs(self.model, classes):
+            # Not one step further: batch norm stays at the step that led to the last weights.
+            adapted = islice(self.adapt(support_x[None], support_y[None], steps), steps, None)
+            model = with_weights(self.model, next(adapted), classes).eval()
+        if not transductive:
+            fix_norms(model, support_x)
+        return model
 
     def _query_predictions(self, batch: EpisodeBatch) -> Callable[[Weights], Tensor]:
         if self.transductive:

@@ -1,5 +1,6 @@
 """Prototypical networks (Snell, Swersky & Zemel 2017, https://arxiv.org/abs/1703.05175)."""
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -10,7 +11,9 @@ from few_shot.adaptation import head_name, predict_apart, predictor
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.inner_optimizers import Weights
+from few_shot.lit_models.adapted_model import NearestPrototype
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
+from few_shot.lit_models.fixed_norm import fix_norms
 from few_shot.metrics import METRICS
 
 
@@ -51,6 +54,17 @@ class LitProtoNet(LitMetaLearner):
     def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
         return [self.logits(batch, self.transductive)] * len(steps)
 
+    def adapted_model(
+        self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
+    ) -> nn.Module:
+        """Embedding and prototypes; there are no inner steps, and any number of classes."""
+        embed = copy.deepcopy(self.model).requires_grad_(False).eval()
+        with torch.inference_mode(False), torch.no_grad():
+            prototypes = prototypes_of(embed(support_x)[None], support_y[None], classes)[0]
+        if not transductive:
+            fix_norms(embed, support_x)
+        return NearestPrototype(embed, prototypes)
+
     def logits(self, batch: EpisodeBatch, transductive: bool) -> Tensor:
         """Minus the squared distance of each query sample to each prototype, ``[T, N*Q, N]``."""
         shots = batch.support_x.shape[1]
@@ -62,6 +76,11 @@ class LitProtoNet(LitMetaLearner):
             query = predict_apart(self.embed, {}, batch.support_x, batch.query_x)
         dtype = next(self.model.parameters()).dtype
         support, query = support.to(dtype), query.to(dtype)  # distances are exact, autocast or not
-        member = F.one_hot(batch.support_y).to(dtype)  # [T, N*K, N]
-        prototypes = member.mT @ support / member.sum(1)[..., None]  # [T, N, features]
+        prototypes = prototypes_of(support, batch.support_y)
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)
+
+
+def prototypes_of(embedded: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
+    """The mean embedding of each class, ``[T, N, f]``, of embeddings ``[T, n, f]`` with labels ``[T, n]``."""
+    member = F.one_hot(labels, -1 if classes is None else classes).to(embedded.dtype)  # [T, n, N]
+    return member.mT @ embedded / member.sum(1)[..., None]

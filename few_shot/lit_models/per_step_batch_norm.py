@@ -1,5 +1,7 @@
 """Batch norm that knows how many inner steps the weights in use have taken (Antoniou et al. 2019, section 4)."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,12 +49,18 @@ class PerStepBatchNorm(nn.Module):
         """The row of the present step."""
         return min(self.step, self.rows - 1)
 
+    def present_weights(self) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and shift at the present step, ``[channels]`` each."""
+        weight: Any = self.weight
+        bias: Any = self.bias
+        return (weight[self.row], bias[self.row]) if self.per_step_weights else (weight, bias)
+
+    def present_statistics(self) -> tuple[Tensor, Tensor]:
+        """The running mean and variance at the present step, ``[channels]`` each."""
+        return self.running_mean[self.row], self.running_var[self.row]
+
     def forward(self, x: Tensor) -> Tensor:
-        weight: Tensor | None
-        bias: Tensor | None
-        weight, bias = self.weight, self.bias
-        if self.per_step_weights:
-            weight, bias = weight[self.row], bias[self.row]
+        weight, bias = self.present_weights()
         if not self.statistics:
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
         shape = [-1 if d == 1 else 1 for d in range(x.dim())]
@@ -62,7 +70,7 @@ class PerStepBatchNorm(nn.Module):
             samples = x.numel() // x.shape[1]
             self.batch_statistics = (mean.detach(), var.detach() * samples / max(1, samples - 1))
         else:
-            mean, var = self.running_mean[self.row], self.running_var[self.row]
+            mean, var = self.present_statistics()
         x = (x - mean.view(shape)) * torch.rsqrt(var + self.eps).view(shape)
         return x if weight is None or bias is None else x * weight.view(shape) + bias.view(shape)
 
