@@ -1,8 +1,9 @@
 """Meta-learning from Python, in the manner of scikit-learn: fit, adapt, predict, score, save and load.
 
-A learner is a dataclass whose fields are the arguments of its algorithm in ``few_shot.lit_models``, which does the work.
+A learner is a dataclass. Its fields are the arguments of its algorithm in ``few_shot.lit_models``, which does the work.
 """
 
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import nn
 
 from few_shot import checkpoint
@@ -116,9 +118,10 @@ class Learner:
             BadInput: the data or the Trainer cannot be used.
             TrainingDiverged: the loss is no longer finite.
         """
-        if trainer is None:
-            trainer = _trainer(max_steps=at_least(1, max_steps, "max_steps"), max_epochs=-1, limit_val_batches=0)
+        at_least(1, max_steps, "max_steps")
         with _no_advice():
+            if trainer is None:
+                trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
             if isinstance(data, pl.LightningDataModule):
                 trainer.fit(self.lit_model, datamodule=data)
             else:
@@ -345,15 +348,25 @@ def load(path: str | Path, model: nn.Module | None = None) -> Learner:
 
 def _trainer(**arguments: Any) -> pl.Trainer:
     """A Trainer on one device that shows its progress and writes nothing."""
-    return pl.Trainer(
-        devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False, **arguments
-    )
+    bar = TQDMProgressBar(refresh_rate=max(1, arguments.get("max_steps", 100) // 100))
+    off: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    return pl.Trainer(devices=1, callbacks=[bar], **off, **arguments)
 
 
 @contextmanager
 def _no_advice() -> Iterator[None]:
-    """Lightning's advice for trainings of another kind is not shown in here."""
-    with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*`LightningModule.configure_optimizers` returned.*"):
-            warnings.filterwarnings("ignore", message=message)
-        yield
+    """Lightning's advice, and its warnings of its own code, are not shown in here."""
+    log = logging.getLogger("pytorch_lightning")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in (
+                ".*does not have many workers.*",
+                ".*`LightningModule.configure_optimizers` returned.*",
+                ".*treespec.*is deprecated.*",
+            ):
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        log.setLevel(level)

@@ -68,9 +68,7 @@ class Omniglot(ImageEpisodes):
     def __init__(self, rotations: bool = True, **base) -> None:
         super().__init__(**base)
         if rotations and self.train_classes is not None:
-            raise BadInput(
-                f"train_classes={self.train_classes} needs rotations=false: it counts upright characters."
-            )
+            raise BadInput(f"train_classes={self.train_classes} needs rotations=false: it counts upright characters.")
         self.rotations = rotations
         self.variants = 4 if rotations else 1
 

@@ -51,8 +51,8 @@ def first_outputs(model: nn.Module, classes: int | None) -> Iterator[None]:
         )
     if head.out_features < classes:
         raise BadInput(
-            f"There are {classes} classes, and the model has {head.out_features} outputs: ProtoNet and ProtoMAML take any "
-            "number of classes."
+            f"There are {classes} classes, and the model has {head.out_features} outputs: ProtoNet and ProtoMAML take "
+            "any number of classes."
         )
     before = head.bias.detach().clone()
     with torch.no_grad():
