@@ -101,7 +101,7 @@ class Learner:
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
 
     def __post_init__(self) -> None:
-        self.lit_model = self.lit_class(**{f.name: getattr(self, f.name) for f in fields(self)})
+        self.lit_model = self.lit_class(**{f.name: getattr(self, f.name) for f in fields(self)}).eval()
 
     def fit(
         self, data: pl.LightningDataModule | Iterable, *, max_steps: int = 1000, trainer: pl.Trainer | None = None
@@ -125,7 +125,7 @@ class Learner:
             if isinstance(data, pl.LightningDataModule):
                 trainer.fit(self.lit_model, datamodule=data)
             else:
-                trainer.fit(self.lit_model, train_dataloaders=data)
+                trainer.fit(self.lit_model, train_dataloaders=_Batches(data))
         self.lit_model.eval()
         return self
 
@@ -147,7 +147,7 @@ class Learner:
                 if isinstance(data, pl.LightningDataModule):
                     _trainer().test(lit_model, datamodule=data, verbose=False)
                 else:
-                    _trainer().test(lit_model, dataloaders=data, verbose=False)
+                    _trainer().test(lit_model, dataloaders=_Batches(data), verbose=False)
         finally:
             lit_model.test_inner_loop_steps = its_own
         results, metric = lit_model.results, lit_model.metric_of_results
@@ -344,6 +344,16 @@ def load(path: str | Path, model: nn.Module | None = None) -> Learner:
         setattr(learner, f.name, lit_model.constructor_arguments.get(f.name, f.default))
     learner.model, learner.lit_model = lit_model.model, lit_model
     return learner
+
+
+class _Batches:
+    """Any iterable, which Lightning takes as it is; a list it would take for several loaders."""
+
+    def __init__(self, batches: Iterable) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator:
+        return iter(self.batches)
 
 
 def _trainer(**arguments: Any) -> pl.Trainer:

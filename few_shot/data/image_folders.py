@@ -33,6 +33,7 @@ class ImageFolders(ImageEpisodes):
     (``.DS_Store``, ``Thumbs.db``, ``desktop.ini``). The same file may not lie in two classes.
 
     Args:
+        data_dir: folder that holds the class folders, or train, val and test with them.
         image_size: height and width of the pictures that the model gets, in pixels.
         class_split: shares of the classes to train, to validate and to test on, such as 0.64,0.16,0.20. Each of the
             three gets at least 5 classes, or a third of them if there are fewer than 15. Without effect on pictures in
@@ -46,6 +47,7 @@ class ImageFolders(ImageEpisodes):
 
     def __init__(
         self,
+        data_dir: str = "data",
         image_size: int = 84,
         class_split: tuple[float, float, float] | str = (0.64, 0.16, 0.20),
         split_seed: int = 0,
@@ -53,7 +55,7 @@ class ImageFolders(ImageEpisodes):
         skip_small_classes: bool = False,
         **base,
     ) -> None:
-        super().__init__(**base)
+        super().__init__(data_dir=data_dir, **base)
         self.image_size = at_least(1, image_size, "image_size")
         self.class_split = _shares(class_split)
         self.split_seed = at_least(0, split_seed, "split_seed")

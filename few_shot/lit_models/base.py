@@ -199,6 +199,10 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         if (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
             self.objective = Objective(loss, metric)
 
+    def on_fit_start(self) -> None:
+        """A learner that has predicted or was loaded is in evaluation mode, which Lightning would leave it in."""
+        self.train()
+
     def configure_optimizers(self) -> Any:
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         others = [p for name, p in self.named_parameters() if not name.startswith("model.")]  # learned rates

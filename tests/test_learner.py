@@ -1,0 +1,234 @@
+"""The learner from Python: it is its algorithm, predicts what the algorithm predicts, and takes what people have."""
+
+import copy
+import inspect
+from dataclasses import MISSING, fields
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers import BatchNormMLP, write_random_class_folders
+from PIL import Image
+
+import few_shot
+from few_shot import ANIL, IMAML, MAML, ImageFolders, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile, Sinusoid, load
+from few_shot.episodes import EpisodeBatch
+from few_shot.errors import BadInput
+from few_shot.learner import LEARNERS
+from few_shot.lit_models import LitMAML
+from few_shot.models import Conv4, SinusoidMLP
+
+MEMBERS = pytest.mark.parametrize("cls", LEARNERS, ids=lambda cls: cls.__name__)
+SHAPE = (3, 16, 16)
+
+
+def small_conv(outputs=3):
+    torch.manual_seed(0)
+    return Conv4(SHAPE, outputs, width=4)
+
+
+def arguments_of(lit_class):
+    """Every argument that an algorithm uses, with its default, from the signatures of its class and bases."""
+    found = {}
+    for base in lit_class.__mro__:
+        if "__init__" in base.__dict__ and base.__module__.startswith("few_shot."):
+            for p in list(inspect.signature(base.__dict__["__init__"]).parameters.values())[1:]:
+                if p.kind is not p.VAR_KEYWORD:
+                    found.setdefault(p.name, p.default)
+    return {name: default for name, default in found.items() if name not in {"model", *lit_class.unused}}
+
+
+@MEMBERS
+def test_a_learners_fields_are_its_algorithms_arguments(cls):
+    own = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+    assert own == arguments_of(cls.lit_class)
+    described = " ".join(base.__doc__ or "" for base in cls.__mro__)
+    assert not [name for name in own if f"{name}:" not in described]
+
+
+@pytest.mark.parametrize("model_and_batch", ["SinusoidMLP", "Conv4", "Conv4-finn", "ResNet12"], indirect=True)
+def test_predictions_are_the_algorithms_own_where_no_query_sees_another(model_and_batch):
+    model, _, batch = model_and_batch
+    learner = MAML(model, inner_lr=0.05, transductive=False)
+    for task, expected in enumerate(learner.lit_model.step_predictions(batch, [3])[0]):
+        adapted = learner.adapt(batch.support_x[task], batch.support_y[task].numpy(), steps=3)
+        torch.testing.assert_close(adapted.outputs(batch.query_x[task]), expected, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(adapted.model(batch.query_x[task]), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_mamls_plus_plus_batch_norm_is_at_its_last_step(statistics, float64):
+    learner = MAMLPlusPlus(small_conv(), inner_loop_steps=2, per_step_bn_statistics=statistics, transductive=False)
+    for norm in learner.lit_model.norms:  # rows that differ
+        for p in norm.parameters():
+            torch.nn.init.normal_(p, 1.0, 0.2)
+        if statistics:
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    learner.lit_model.eval()
+    x, y = torch.rand(6, *SHAPE), torch.arange(3).repeat(2)
+    batch = EpisodeBatch(x[None], y[None], torch.rand(1, 4, *SHAPE), torch.zeros(1, 4, dtype=torch.int64), y[:1])
+    for steps in (0, 1, 2, 4):
+        expected = learner.lit_model.step_predictions(batch, [steps])[0][0]
+        outputs = learner.adapt(x, y, steps=steps).outputs(batch.query_x[0])
+        torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-11)
+
+
+@MEMBERS
+def test_one_answer_does_not_depend_on_the_others(cls, float64):
+    torch.manual_seed(1)
+    learner = cls(small_conv())
+    before = copy.deepcopy(learner.lit_model.state_dict())
+    x = torch.rand(9, *SHAPE)
+    adapted = learner.adapt(x[:6], ["cat", "dog", "dog", "emu", "dog", "cat"])  # three dogs, one emu
+    assert list(adapted.classes) == ["cat", "dog", "emu"]
+    together, alone = adapted.predict_proba(x), np.concatenate([adapted.predict_proba(x[i : i + 1]) for i in range(9)])
+    np.testing.assert_allclose(together, alone, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(together.sum(1), 1)
+    assert list(adapted.predict(x)) == [adapted.classes[i] for i in together.argmax(1)]
+    assert set(adapted.predict(x)) <= {"cat", "dog", "emu"}
+    for name, value in learner.lit_model.state_dict().items():
+        assert torch.equal(value, before[name]), "the initialisation stays as it is"
+    if cls is not MAMLPlusPlus:  # whose statistics are its own
+        seen = learner.adapt(x[:6], list("abbcba"), transductive=True)
+        assert not np.allclose(seen.predict_proba(x)[:2], seen.predict_proba(x[:2]))
+
+
+def test_labels_come_back_as_they_were_given():
+    learner, x = MAML(small_conv()), torch.rand(4, *SHAPE)
+    for labels in (
+        [7, 3, 7, -1],
+        np.array(["b", "a", "b", "a"]),
+        torch.tensor([2, 2, 0, 1]),
+        [True, False, True, True],
+    ):
+        found = learner.adapt(x, labels, steps=30).predict(x)
+        assert found.dtype == np.asarray(labels).dtype and set(found) <= set(np.asarray(labels))
+    with pytest.raises(BadInput, match="There are 4 samples x and 3 labels y"):
+        learner.adapt(x, [0, 1, 2])
+    with pytest.raises(BadInput, match=r"There are 4 classes, and the model has 3 outputs: ProtoNet and ProtoMAML"):
+        learner.adapt(x, [0, 1, 2, 3])
+    assert ProtoNet(small_conv()).adapt(x, [0, 1, 2, 3]).predict_proba(x).shape == (4, 4)
+
+
+def test_regression_takes_and_gives_plain_numbers():
+    learner = MAML(SinusoidMLP())
+    adapted = learner.adapt([0.0, 1.0, 2.0], [0.5, 0.1, -0.5], steps=1)
+    assert adapted.classes is None and adapted.predict([0.5, 1.5]).shape == (2,)
+    assert learner.adapt(torch.rand(3, 1), torch.rand(3, 1), steps=1).predict(np.zeros((2, 1))).shape == (2, 1)
+    with pytest.raises(BadInput, match="no probabilities"):
+        adapted.predict_proba([0.5])
+    with pytest.raises(BadInput, match=r"shape \[3, 2\]: the model takes \[n, 1\]"):
+        learner.adapt(np.zeros((3, 2)), [0.0, 1.0, 2.0])
+
+
+def test_fit_is_the_algorithm_under_a_trainer_and_goes_on():
+    torch.manual_seed(0)
+    model = SinusoidMLP()
+    other = LitMAML(copy.deepcopy(model), inner_loop_steps=1)
+    learner = MAML(model, inner_loop_steps=1).fit(Sinusoid(support_samples=5), max_steps=8)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    pl.Trainer(max_steps=8, limit_val_batches=0, **quiet).fit(other, datamodule=Sinusoid(support_samples=5))
+    for a, b in zip(learner.lit_model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+    before = [p.detach().clone() for p in model.parameters()]
+    learner.fit(Sinusoid(support_samples=5), max_steps=1)
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_fit_and_score_take_any_episode_batches():
+    data = Sinusoid(support_samples=5, test_episodes=12, batch_size=4)
+    batches = [data.draw("train", 0, np.arange(4 * i, 4 * i + 4)) for i in range(3)]
+    batches = [EpisodeBatch(*(t.float() if t.is_floating_point() else t for t in batch)) for batch in batches]
+    learner = MAML(SinusoidMLP(), inner_loop_steps=1).fit(batches, max_steps=5)
+    assert learner.lit_model.global_step == 0 or learner.lit_model.trainer.global_step == 5
+    score = learner.score(batches, steps=2)
+    assert [row.step for row in score.per_step] == [0, 1, 2] and score.metric == "mse"
+    assert (score.mean, score.ci95) == (score.per_step[-1].mean, score.per_step[-1].ci95)
+    by_hand = np.mean(
+        [
+            (learner.adapt(x, y, steps=2).predict(qx) - qy.numpy()) ** 2
+            for b in batches
+            for x, y, qx, qy, _ in zip(*b, strict=True)
+        ]
+    )
+    assert score.mean == pytest.approx(by_hand, rel=1e-4)
+    assert learner.score(data).per_step[-1].step == 10 and len(learner.score(data, steps=0).results.index) == 12
+
+
+@MEMBERS
+def test_a_saved_learner_comes_back(cls, tmp_path):
+    torch.manual_seed(0)
+    options = {"outer_lr": 0.01} | ({} if cls is ProtoNet else {"inner_loop_steps": 2, "test_inner_loop_steps": 3})
+    learner = cls(small_conv(), **options)
+    learner.save(tmp_path / "learner.ckpt")
+    again = load(tmp_path / "learner.ckpt")
+    assert type(again) is cls and again.outer_lr == 0.01
+    assert {f.name: getattr(again, f.name) for f in fields(cls) if f.name not in ("model", "metric", "loss")} == {
+        f.name: getattr(learner, f.name) for f in fields(cls) if f.name not in ("model", "metric", "loss")
+    }
+    x = torch.rand(5, *SHAPE)
+    found = [one.adapt(x, list("abcab")).predict_proba(x) for one in (learner, again)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_model_of_ones_own_must_be_given(tmp_path):
+    learner = MAML(BatchNormMLP((1,), 1), inner_lr=0.2, inner_loop_steps=3, metric="mse")
+    learner.save(tmp_path / "own.ckpt")
+    with pytest.raises(BadInput, match=r"give model= to load them into"):
+        load(tmp_path / "own.ckpt")
+    again = load(tmp_path / "own.ckpt", model=BatchNormMLP((1,), 1))
+    assert (again.inner_lr, again.inner_loop_steps) == (0.2, 3)
+    with pytest.raises(BadInput, match="holds the weights of another model"):
+        load(tmp_path / "own.ckpt", model=SinusoidMLP())
+    with pytest.raises(BadInput, match=r"no\.ckpt does not exist"):
+        load(tmp_path / "no.ckpt")
+    with pytest.raises(BadInput, match="is a folder without checkpoints"):
+        load(tmp_path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_random_class_folders(tmp_path / "photos", classes=5, images=6)
+
+
+def test_pictures_in_every_form_are_one(photos, tmp_path):
+    data = ImageFolders(
+        str(photos), image_size=32, test_query_samples=2, query_samples=2, test_episodes=4, batch_size=1
+    )
+    torch.manual_seed(0)
+    learner = ANIL(Conv4((3, 32, 32), 5, width=4)).fit(data, max_steps=1)
+    learner.save(tmp_path / "photos.ckpt")
+    learner = load(tmp_path / "photos.ckpt")
+    paths = sorted((photos / "test").glob("*/*.png"))[:8]
+    labels = [path.parent.name for path in paths]
+    forms = {
+        "paths": paths,
+        "names": [str(path) for path in paths],
+        "pil": [Image.open(path) for path in paths],
+        "arrays": [np.asarray(Image.open(path)) for path in paths],
+        "tensors": [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths],
+        "floats": [torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255 for path in paths],
+    }
+    found = {form: learner.adapt(x, labels, steps=2).predict_proba(x[0]) for form, x in forms.items()}
+    for form, probabilities in found.items():
+        np.testing.assert_allclose(probabilities, found["paths"], atol=1e-6, err_msg=form)
+    data.setup("test")
+    names = data.stores["test"].class_names
+    assert learner.lit_model.data_facts["classes"]["test"] == names
+    batch = data.prepare(data.draw("test", 0, np.arange(1)), "test", torch.float32)
+    assert learner.adapt(batch.support_x[0], batch.support_y[0]).predict(batch.query_x[0]).shape == (10,)
+
+
+def test_a_learner_that_was_not_fitted_takes_pictures_at_the_models_size(photos):
+    paths = sorted((photos / "test").glob("*/*.png"))[:4]
+    assert MAML(small_conv()).adapt(paths, list("abab")).predict(paths).shape == (4,)
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(BadInput, match="does not know how large its pictures are"):
+        MAML(torch.nn.Sequential(*own, torch.nn.Linear(2, 2))).adapt(paths, list("abab"))
+
+
+def test_everything_public_is_there_and_training_is_not_needed():
+    assert all(hasattr(few_shot, name) for name in few_shot.__all__)
+    assert {MAML, MetaSGD, IMAML, Reptile} <= {getattr(few_shot, name) for name in few_shot.__all__}
