@@ -31,11 +31,11 @@ def data_module(trainer: Any) -> Any | None:
 
 def describe(learner: Any) -> dict[str, Any]:
     """The content of ``checkpoint["few_shot"]``, in plain values."""
-    arguments = learner.constructor_arguments | {
-        "loss": learner.objective.loss_name,
-        "metric": learner.objective.metric_name,
-    }
-    arguments.pop("model", None)
+    arguments = {k: v for k, v in learner.constructor_arguments.items() if k != "model"}
+    for name, now in (("loss", learner.objective.loss_name), ("metric", learner.objective.metric_name)):
+        decided_by_the_class = learner.given[name] is not None and name not in arguments
+        if not decided_by_the_class:
+            arguments[name] = now  # the data module's, where the constructor was given none
     model = learner.model
     return {
         "learner": _record(learner, arguments),

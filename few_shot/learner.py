@@ -223,7 +223,7 @@ class MAML(_InnerLoop):
         first_order: whether inner gradients count as constants in the outer gradient.
     """
 
-    lit_class: ClassVar = LitMAML
+    lit_class: ClassVar[type[LitMetaLearner]] = LitMAML
     _: KW_ONLY
     inner_lr: float = 0.01
     first_order: bool = False
@@ -233,14 +233,14 @@ class MAML(_InnerLoop):
 class ANIL(MAML):
     """MAML whose inner loop adapts the head alone (Raghu et al. 2020)."""
 
-    lit_class: ClassVar = LitANIL
+    lit_class: ClassVar[type[LitMetaLearner]] = LitANIL
 
 
 @dataclass(eq=False)
 class BOIL(MAML):
     """MAML whose inner loop adapts all but the head (Oh et al. 2021)."""
 
-    lit_class: ClassVar = LitBOIL
+    lit_class: ClassVar[type[LitMetaLearner]] = LitBOIL
 
 
 @dataclass(eq=False)
@@ -253,7 +253,7 @@ class MetaSGD(_InnerLoop):
         first_order: whether inner gradients count as constants in the outer gradient.
     """
 
-    lit_class: ClassVar = LitMetaSGD
+    lit_class: ClassVar[type[LitMetaLearner]] = LitMetaSGD
     _: KW_ONLY
     inner_loop_steps: int = 1
     inner_lr_min: float = 0.005
@@ -274,7 +274,7 @@ class MAMLPlusPlus(MAML):
         first_order_updates: outer updates at the beginning that are first order.
     """
 
-    lit_class: ClassVar = LitMAMLPlusPlus
+    lit_class: ClassVar[type[LitMetaLearner]] = LitMAMLPlusPlus
     _: KW_ONLY
     transductive: bool | None = None  # type: ignore[assignment]
     outer_schedule: Literal["constant", "cosine"] = "cosine"
@@ -295,7 +295,7 @@ class IMAML(_InnerLoop):
         cg_steps: conjugate gradient steps.
     """
 
-    lit_class: ClassVar = LitIMAML
+    lit_class: ClassVar[type[LitMetaLearner]] = LitIMAML
     _: KW_ONLY
     inner_lr: float = 0.01
     inner_loop_steps: int = 16
@@ -311,7 +311,7 @@ class Reptile(_InnerLoop):
         inner_lr: learning rate of the inner loop.
     """
 
-    lit_class: ClassVar = LitReptile
+    lit_class: ClassVar[type[LitMetaLearner]] = LitReptile
     _: KW_ONLY
     inner_lr: float = 0.01
 
@@ -320,7 +320,7 @@ class Reptile(_InnerLoop):
 class ProtoNet(Learner):
     """Prototypical networks (Snell et al. 2017): the nearest class mean, for any number of classes; no inner loop."""
 
-    lit_class: ClassVar = LitProtoNet
+    lit_class: ClassVar[type[LitMetaLearner]] = LitProtoNet
 
 
 LEARNERS: tuple[type[Learner], ...] = (ANIL, BOIL, MetaSGD, MAMLPlusPlus, IMAML, Reptile, ProtoNet, MAML)

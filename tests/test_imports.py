@@ -21,8 +21,9 @@ MAY_IMPORT = {
     "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes", "private_parts"},
     "data": {"episodes", "errors", "metrics"},
 }
+MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
 #: Parts that know no Lightning.
-WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data"}
+WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models"}
 
 
 def imports(path):

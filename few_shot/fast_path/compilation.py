@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+import few_shot.fast_path.small_products as small_products
 from few_shot.episodes import EpisodeBatch
-from few_shot.fast_path import small_products
 from few_shot.private_parts import compiler_pass, trace_gradients
 
 #: batch of T tasks -> each task's loss and metric, ``[T]`` both

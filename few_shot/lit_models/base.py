@@ -1,27 +1,23 @@
 """What every algorithm shares: the outer update, and what an algorithm answers."""
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor, nn
 
-from few_shot import checkpoint
 from few_shot.arguments import RemembersArguments
+from few_shot.checkpoint import data_module, describe, describe_data, load_learner
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
-from few_shot.lit_models.chunks import chunks
 from few_shot.lit_models.compiled_step import CompiledStep
 from few_shot.lit_models.divergence import stop_unless_finite
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
 from few_shot.lit_models.objective import Objective
-from few_shot.lit_models.processes import gather
+from few_shot.lit_models.outer_gradient import add_up_gradient
 from few_shot.lit_models.task_scores import TaskScores
 from few_shot.lit_models.trainer_settings import check_trainer
 from few_shot.private_parts import keep_buffers_apart
@@ -82,6 +78,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         if weight_decay < 0:
             raise BadInput(f"weight_decay={weight_decay} must not be negative.")
         self.model = torch.func.replace_all_batch_norm_modules_(model)
+        self.given = {"loss": loss, "metric": metric}
         self.objective = Objective(loss, metric)
         self.test_inner_loop_steps = at_least(0, test_inner_loop_steps, "test_inner_loop_steps")
         self.transductive = transductive
@@ -135,7 +132,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
         """Why a batch's step should not be compiled although asked for; None where it should."""
-        return None if self._is_mean else "compiled code knows the gradient of the mean loss alone"
+        return None if self.combines_by_mean else "compiled code knows the gradient of the mean loss alone"
 
     # What it is asked.
 
@@ -158,6 +155,11 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def data_facts(self) -> dict[str, Any] | None:
         """What a checkpoint says of the data of the training: how pictures are prepared, the classes; None before."""
         return self._data_facts
+
+    @property
+    def combines_by_mean(self) -> bool:
+        """Whether the loss of a meta-batch is the mean of its tasks' losses."""
+        return type(self).combine is LitMetaLearner.combine
 
     def loss(self, predictions: Tensor, targets: Tensor) -> Tensor:
         """Each task's loss ``[T]``; predictions ``[T, n, out]``, targets ``[T, n]`` or ``[T, n, 1]``."""
@@ -191,11 +193,10 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Take the data module's loss and metric where the constructor left them open."""
         keep_buffers_apart(self)
-        data = checkpoint.data_module(self.trainer)
+        data = data_module(self.trainer)
         if data is not None and stage == "fit":
-            self._data_facts = checkpoint.describe_data(data)
-        given = self.constructor_arguments
-        loss, metric = (given.get(k) or getattr(data, k, None) for k in ("loss", "metric"))
+            self._data_facts = describe_data(data)
+        loss, metric = (value or getattr(data, name, None) for name, value in self.given.items())
         if (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
             self.objective = Objective(loss, metric)
 
@@ -228,9 +229,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for p in parameters:
             p.grad = None  # zero_grad would open a profiled section for it
-        # Processes' gradients and logs are averaged, and their shares of the meta-batch may differ by a task.
-        share = self.trainer.world_size / self._meta_batch_size(batch)
-        scores, loss = self._backward(batch, share)
+        scores, loss, share = add_up_gradient(self, batch)
         everywhere = self.trainer.strategy.reduce_boolean_decision
         stop_unless_finite(self.global_step + 1, batch.index, scores.loss, parameters, everywhere)
         optimizer.step()
@@ -248,58 +247,6 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             norm = self.gradient_clip_algorithm == "norm"
             clip = torch.nn.utils.clip_grad_norm_ if norm else torch.nn.utils.clip_grad_value_
             clip([p for group in optimizer.param_groups for p in group["params"]], self.gradient_clip_val)
-
-    def _backward(self, batch: EpisodeBatch, share: float) -> tuple[TaskScores, Tensor]:
-        """Add up the outer gradient; returns this process's scores, and the loss that is logged."""
-        parts = chunks(batch, self.tasks_at_once)
-        weights: Sequence[Tensor | None] = [None] * len(parts)
-        loss = None
-        if not self._is_mean and len(parts) > 1:
-            # A chunk's gradient needs the losses of all tasks first. The second pass draws the same random numbers.
-            with torch.random.fork_rng([batch.index.device] if batch.index.is_cuda else []), torch.no_grad():
-                losses = torch.cat([self.training_scores(part).loss for part in parts])
-            loss, all_weights = self._combined(losses)
-            weights = all_weights.split([len(part.index) for part in parts])
-        found = []
-        for i, (part, weight) in enumerate(zip(parts, weights, strict=True), start=1):
-            scores = self.training_scores(part)
-            if self._is_mean:
-                weight = torch.full_like(scores.loss, share)
-            elif weight is None:
-                loss, weight = self._combined(scores.loss)
-            with nullcontext() if i == len(parts) else self._without_synchronisation():
-                self.manual_backward(scores.loss, weight)
-            found.append(TaskScores(scores.loss.detach(), scores.metric))
-        scores = found[0] if len(found) == 1 else TaskScores(*map(torch.cat, zip(*found, strict=True)))
-        return scores, share * scores.loss.sum() if loss is None else loss
-
-    @property
-    def _is_mean(self) -> bool:
-        return type(self).combine is LitMetaLearner.combine
-
-    def _combined(self, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """The combined loss of all processes' tasks, and its derivative by each of this process's losses, ``[T]``.
-
-        Gradients are averaged over processes afterwards, so the derivative is multiplied by their number.
-        """
-        everybodys = [part.to(losses) for part in gather(losses.detach().cpu())]
-        own = everybodys[self.global_rank].requires_grad_()
-        with torch.enable_grad():
-            loss = self.combine(torch.cat(everybodys))
-            (weights,) = torch.autograd.grad(loss, own)
-        return loss.detach(), self.trainer.world_size * weights
-
-    def _without_synchronisation(self) -> AbstractContextManager:
-        """Processes do not average their gradients in here: they do it once, with the last chunk's."""
-        strategy = self.trainer.strategy
-        return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
-
-    def _meta_batch_size(self, batch: EpisodeBatch) -> float:
-        """Tasks in this outer update over all processes."""
-        tasks = len(batch.index)
-        if self.trainer.world_size == 1:
-            return tasks
-        return float(self.trainer.strategy.reduce(torch.tensor(float(tasks), device=self.device), reduce_op="sum"))
 
     # Evaluation.
 
@@ -344,23 +291,29 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def on_save_checkpoint(self, content: dict[str, Any]) -> None:
         """Add all that is needed to build the learner again."""
-        content["few_shot"] = checkpoint.describe(self)
+        content["few_shot"] = describe(self)
 
     def on_load_checkpoint(self, content: dict[str, Any]) -> None:
         self._data_facts = content.get("few_shot", {}).get("data")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, *, model: nn.Module | None = None, **changes: Any
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        *,
+        model: nn.Module | None = None,
+        **changes: Any,
     ) -> Self:
         """The learner of a checkpoint, with the arguments it was trained with, its model and its weights.
 
         Args:
             checkpoint_path: the checkpoint. Nothing in it is run as code.
+            map_location: the device to put the learner on; None for the CPU.
             model: a model to load the weights into; needed where the model is not one of this package's.
             changes: arguments of the learner that are to differ from those it was trained with.
 
         Raises:
             BadInput: the file is no checkpoint of this package, holds another class, or does not fit the model.
         """
-        return checkpoint.load_learner(checkpoint_path, cls, model, changes)
+        return load_learner(checkpoint_path, cls, model, changes).to(map_location or "cpu")

@@ -139,7 +139,7 @@ class Mine(LitMAML):
     """An algorithm of the user's own, with an argument of its own, that decides one of its base's."""
 
     def __init__(self, model, answer=42, **maml):
-        super().__init__(model, inner_loop_steps=2, **maml)
+        super().__init__(model, inner_loop_steps=2, metric="mse", **maml)
         self.answer = answer
 
 
@@ -174,7 +174,7 @@ def test_classes_and_losses_of_ones_own_are_not_imported_from_a_checkpoints_word
     with pytest.raises(BadInput, match=r"give loss='test_any_trainer\.half_squared_error'"):
         Mine.load_from_checkpoint(path)
     loaded = Mine.load_from_checkpoint(path, loss="test_any_trainer.half_squared_error")
-    assert (loaded.answer, loaded.inner_loop_steps) == (1, 2)
+    assert (loaded.answer, loaded.inner_loop_steps, loaded.metric) == (1, 2, "mse")
 
 
 def test_another_class_is_named(trained, tmp_path):
@@ -218,6 +218,12 @@ def test_the_data_modules_loss_counts_unless_the_constructor_was_given_one(tmp_p
         lit_model = LitMAML(SinusoidMLP(), loss=given)
         trainer(tmp_path, max_steps=1).fit(lit_model, datamodule=Absolute(batch_size=2, val_episodes=2))
         assert (lit_model.objective.loss_name, lit_model.metric) == (expected, "mse")
+
+
+def test_the_data_modules_loss_comes_back_with_a_class_of_ones_own(tmp_path):
+    fitted = trainer(tmp_path, max_steps=1)
+    fitted.fit(Mine(SinusoidMLP()), datamodule=Absolute(batch_size=2, val_episodes=2))
+    assert Mine.load_from_checkpoint(last_checkpoint(fitted)).objective.loss_name == "l1_loss"
 
 
 @pytest.mark.parametrize(
