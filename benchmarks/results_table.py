@@ -8,9 +8,15 @@ A record is a folder with a run's ``config.yaml``, ``run.json`` and ``test_metri
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -66,36 +72,32 @@ def table() -> str:
         if not folder.is_dir():
             lines.append(f"| {experiment} | not run yet | {published} | | | | | |")
             continue
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        run, test = (json.loads((folder / file).read_text()) for file in ("run.json", "test_metrics.json"))
+        record = RunFolder(folder)
+        config, parts, test = record.config(), record.parts(), record.result()
         accuracy = test["metric"] == "accuracy"
         scale, digits, unit = (100, 2, " %") if accuracy else (1, 3, "")
         rows = {row["step"]: row for row in test["per_step"]}
         result = " / ".join(
             f"{scale * rows[s]['mean']:.{digits}f} ± {scale * rows[s]['ci95']:.{digits}f}" for s in steps
         )
-        parts = [run]
-        while "resumed" in parts[0]:
-            parts.insert(0, parts[0]["resumed"])
         commands = ", then ".join(f"`{' '.join(part['command'])}`" for part in parts)
         seconds = sum(value for part in parts for value in part.get("seconds", {}).values())
         diverged = f", {n} diverged" if (n := test["diverged"]) else ""
         lines.append(
             f"| {experiment} ({note}) | **{result}{unit}** | {published} | {test['episodes']}{diverged} "
-            f"| {run['updates']} | {config['seed']} | {round(seconds / 60)} min | {commands} |"
+            f"| {parts[-1]['updates']} | {config['seed']} | {round(seconds / 60)} min | {commands} |"
         )
     return "\n".join(lines)
 
 
 def add(run_folder: Path, name: str) -> None:
     """Copy a run's record, without the folders of the machine it ran on."""
-    folder = RESULTS / name
+    folder, record = RESULTS / name, RunFolder(run_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = yaml.safe_load((run_folder / "config.yaml").read_text())
-    config = {key: value for key, value in config.items() if key not in ("log_dir", "data_dir", "resume")}
+    config = {key: value for key, value in record.config().items() if key not in ("log_dir", "data_dir", "resume")}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    run = json.loads((run_folder / "run.json").read_text())
-    part = run
+    run = record.facts()
+    part: dict[str, Any] | None = run
     while part is not None:
         part["command"] = [flag for flag in part["command"] if not flag.startswith(("--log_dir", "--data_dir"))]
         part = part.get("resumed")

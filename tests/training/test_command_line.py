@@ -12,7 +12,8 @@ import few_shot.lit_models
 import few_shot.models
 from few_shot.data import Sinusoid
 from few_shot.errors import BadInput
-from training.command_line import CONFIGS, RunOptions, clear_errors, parse
+from training.command_line import CONFIGS, clear_errors, parse
+from training.experiment import RunOptions
 
 SWEEPS = Path(__file__).parents[2] / "training" / "sweeps"
 
