@@ -3,7 +3,6 @@
 import contextlib
 import sys
 import time
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +91,6 @@ class RunCheckpoint(ModelCheckpoint):
 
     It also keeps count where a resumed run keeps more or fewer of the best than before, which Lightning does not.
     """
-
-    @cached_property
-    def state_key(self) -> str:
-        """Its name among the callbacks. Lightning asks for it before and after each of their calls."""
-        return super().state_key
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         best = ranked(state_dict["best_k_models"], Path(str(self.dirpath)), self.mode)[: self.save_top_k]

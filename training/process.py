@@ -5,7 +5,6 @@ import logging
 import platform
 
 from training.experiment import RunOptions
-from training.private_parts import do_not_look_for_gpus_again
 from training.terminal import hide_warnings_of_others
 
 
@@ -13,7 +12,6 @@ def set_up_process(options: RunOptions) -> None:
     """Prepare this process for an experiment."""
     if options.keep_memory:
         keep_freed_memory()
-    do_not_look_for_gpus_again()
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     hide_warnings_of_others()
 

@@ -4,13 +4,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
-from pytorch_lightning.profilers import Profiler, SimpleProfiler
+from pytorch_lightning.profilers import SimpleProfiler
 
 from training.callbacks import Cost, EndlessEpoch, Progress, RunCheckpoint
 from training.devices import processes
 from training.experiment import Experiment
 from training.loggers import make_loggers
-from training.private_parts import NoProfiler
 from training.run_folder import RunFolder, mode_of
 
 
@@ -45,7 +44,7 @@ def build_trainer(
         for part, limit in (("val", options.limit_val_batches), ("test", options.limit_test_batches))
         if limit is not None
     }
-    profiler: Profiler = NoProfiler()
+    profiler = None
     if options.profile and folder is not None:
         profiler = SimpleProfiler(dirpath=folder.path, filename="profile")
     precision: Any = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision)
