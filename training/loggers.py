@@ -1,7 +1,9 @@
 """Where a run's numbers go: metrics.csv and TensorBoard always, Weights & Biases on a flag."""
 
+import contextlib
 import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from training.experiment import Experiment
 from training.run_folder import RunFolder
-from training.terminal import say
+from training.terminal import is_first_process, say
 
 
 class MetricsFile(Logger):
@@ -54,7 +56,6 @@ class TensorBoardFile(TensorBoardLogger):
 
     @rank_zero_only
     def close(self) -> None:
-        """Close the file when nothing more will be logged."""
         self.experiment.close()
 
 
@@ -73,17 +74,30 @@ def make_loggers(experiment: Experiment, folder: RunFolder, resumed_at: int | No
     )
     found: list[Logger] = [MetricsFile(folder), tensorboard]
     if experiment.options.wandb:
-        mode = os.environ.get("WANDB_MODE")
-        if mode is None:
-            obstacle = wandb_is_out_of_reach()
-            mode = "offline" if obstacle else "online"
-            if obstacle:
-                say(f"Weights & Biases: {obstacle}; this run is logged offline, `wandb sync` uploads it later.")
-        label = f"{folder.path.parent.name}-{folder.path.name}"
-        found.append(WandbLogger(project="few_shot", name=label, save_dir=str(folder.path), mode=mode))
+        found.append(_wandb_logger(folder))
     for logger in found:
         logger.log_hyperparams(experiment.config)
     return found
+
+
+def _wandb_logger(folder: RunFolder) -> WandbLogger:
+    """A logger to Weights & Biases, or into the run's folder if that cannot be reached."""
+    import wandb
+
+    if not is_first_process():
+        return WandbLogger()
+    mode: Any = os.environ.get("WANDB_MODE")
+    if mode is None:
+        obstacle = wandb_is_out_of_reach()
+        mode = "offline" if obstacle else "online"
+        if obstacle:
+            say(f"Weights & Biases: {obstacle}; this run is logged offline, `wandb sync` uploads it later.")
+    label = f"{folder.path.parent.name}-{folder.path.name}"
+    # Not by Lightning, which passes an argument that Weights & Biases warns about.
+    run = wandb.init(project="few_shot", name=label, dir=str(folder.path), mode=mode)
+    run.define_metric("trainer/global_step")
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=run)
 
 
 def log_picture(loggers: list[Logger], name: str, path: Path, step: int) -> None:
@@ -96,21 +110,20 @@ def log_picture(loggers: list[Logger], name: str, path: Path, step: int) -> None
 
 
 def close(loggers: list[Logger]) -> None:
-    """Close what is still open."""
+    """Close what is still open, when nothing more will be logged."""
     for logger in loggers:
         if isinstance(logger, TensorBoardFile):
             logger.close()
+        elif isinstance(logger, WandbLogger):
+            with contextlib.redirect_stdout(sys.stderr):  # what it says then is no result
+                logger.experiment.finish()
 
 
 def wandb_is_out_of_reach() -> str | None:
     """Why Weights & Biases can only be used offline, or None. With a key and no network it would block for minutes."""
     import wandb
 
-    try:
-        key = wandb.api.api_key
-    except wandb.errors.UsageError:
-        key = None
-    if not key:
+    if not wandb.login(prompt=False, verify=False):
         return "there is no API key (run `wandb login`)"
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return None  # a plain connection would say nothing of the one through the proxy

@@ -12,7 +12,8 @@ def set_up_process(options: RunOptions) -> None:
     """Prepare this process for an experiment."""
     if options.keep_memory:
         keep_freed_memory()
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     hide_warnings_of_others()
 
 

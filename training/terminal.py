@@ -19,6 +19,7 @@ NOT_THE_USERS_BUSINESS: list[tuple[str, type[Warning]]] = [
     (".*callbacks used to create the checkpoint need to be provided.*", UserWarning),  # a resumed run may keep others
     # The checkpoint is to hold the weights after the update.
     (".*Using ModelCheckpoint with manual optimization and every_n_train_steps.*", UserWarning),
+    (r"`torch\.jit\.script_method` is deprecated.*", DeprecationWarning),  # PyTorch's own compiler uses it
     # Lightning copies a part of PyTorch that PyTorch has since renamed.
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated.*", FutureWarning),
 ]
