@@ -1,129 +1,142 @@
 """Print the README's results table from the records in ``benchmarks/results/``; ``--write`` puts it into the README.
 
-A record is a folder with a run's ``config.yaml``, ``run.json`` and ``test_metrics.json``:
-
-    python benchmarks/results_table.py --add logs/Sinusoid-LitMAML/version_0 sinusoid_10shot --write
+The rows are those of ``benchmarks/rows.yaml``, and ``make reproduce`` writes their records: a folder with a run's
+``config.yaml`` and ``run.json``, its weights, and for each number of query samples its test. A test of mini-ImageNet is
+compared, episode by episode, with the MAML authors' released weights, if their results are at hand.
 """
 
 import argparse
+import csv
 import json
-import shutil
-import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from training.run_folder import RunFolder
-
 ROOT = Path(__file__).parents[1]
+ROWS = ROOT / "benchmarks" / "rows.yaml"
 RESULTS = ROOT / "benchmarks" / "results"
+AUTHORS = ROOT.parent / "shared" / "data" / "finn2017_mini_imagenet_5way_1shot.csv"
 MARK = "<!-- results: python benchmarks/results_table.py --write -->"
 END = "<!-- end -->"
 
-#: Record, experiment, published number (Finn et al. 2017; CIFAR-FS: Bertinetto et al. 2019), inner steps that are
-#: compared, and what to know.
-ROWS = [
-    ("sinusoid_5shot", "Sinusoid, K = 5", "0.67 / 0.38 / 0.35", (1, 5, 10), "MSE after 1 / 5 / 10 steps"),
-    (
-        "sinusoid_10shot",
-        "Sinusoid, K = 10",
-        "0.37 / 0.14 / 0.11 (a plain script)",
-        (1, 5, 10),
-        "MSE after 1 / 5 / 10 steps",
-    ),
-    (
-        "sinusoid_10shot_seed1",
-        "Sinusoid, K = 10",
-        "0.37 / 0.14 / 0.11 (a plain script)",
-        (1, 5, 10),
-        "MSE after 1 / 5 / 10 steps",
-    ),
-    (
-        "sinusoid_10shot_cosine",
-        "Sinusoid, K = 10, outer rate along a cosine",
-        "0.37 / 0.14 / 0.11 (a plain script)",
-        (1, 5, 10),
-        "MSE after 1 / 5 / 10 steps",
-    ),
-    ("omniglot_5way_1shot", "Omniglot 5-way 1-shot", "–", (3,), "15 queries per class in the test"),
-    (
-        "omniglot_5way_1shot_1query",
-        "Omniglot 5-way 1-shot",
-        "98.7 ± 0.4 %",
-        (3,),
-        "1 query per class, as in the paper's code",
-    ),
-    ("mini_imagenet_5way_1shot", "mini-ImageNet 5-way 1-shot", "48.70 ± 1.84 %", (10,), "60 000 updates published"),
-    ("cifar_fs_5way_1shot", "CIFAR-FS 5-way 1-shot", "58.9 ± 1.9 %", (10,), "60 000 updates published"),
-]
+
+@dataclass
+class Row:
+    """An experiment of the results table; ``rows.yaml`` says what its fields mean."""
+
+    name: str
+    title: str
+    flags: str
+    tests: dict[int, str | None]
+    source: str | None
+    steps: list[int] | None = None
+    episodes: dict[int, int] = field(default_factory=dict)
+    ours: str | None = None
+    table: bool = True
+
+    @property
+    def command(self) -> str:
+        """What trains it."""
+        return f"python training/run_experiment.py {self.flags}"
+
+
+def read_rows(path: Path = ROWS) -> list[Row]:
+    """The rows, in the order in which they are trained."""
+    return [Row(**row) for row in yaml.safe_load(path.read_text())]
 
 
 def table() -> str:
     """The table in Markdown; an experiment without a record says so."""
     lines = [
-        "| experiment | result ± 95 % CI | published | episodes | updates | seed | time | command |",
-        "|---|---|---|---|---|---|---|---|",
+        "| experiment | queries | result ± 95 % CI | published | episodes | updates | seed | time | command |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, experiment, published, steps, note in ROWS:
-        folder = RESULTS / name
-        if not folder.is_dir():
-            lines.append(f"| {experiment} | not run yet | {published} | | | | | |")
+    for row in read_rows():
+        if not row.table:
             continue
-        record = RunFolder(folder)
-        config, parts, test = record.config(), record.parts(), record.result()
-        accuracy = test["metric"] == "accuracy"
-        scale, digits, unit = (100, 2, " %") if accuracy else (1, 3, "")
-        rows = {row["step"]: row for row in test["per_step"]}
-        result = " / ".join(
-            f"{scale * rows[s]['mean']:.{digits}f} ± {scale * rows[s]['ci95']:.{digits}f}" for s in steps
-        )
-        commands = ", then ".join(f"`{' '.join(part['command'])}`" for part in parts)
-        seconds = sum(value for part in parts for value in part.get("seconds", {}).values())
-        diverged = f", {n} diverged" if (n := test["diverged"]) else ""
-        lines.append(
-            f"| {experiment} ({note}) | **{result}{unit}** | {published} | {test['episodes']}{diverged} "
-            f"| {parts[-1]['updates']} | {config['seed']} | {round(seconds / 60)} min | {commands} |"
-        )
+        title = f"{row.title} ({row.ours})" if row.ours else row.title
+        folder = RESULTS / row.name
+        for queries, published in row.tests.items():
+            path = folder / f"test_{queries}query.json"
+            start = f"| {title} | {queries} "
+            if not path.is_file():
+                lines.append(f"{start}| in the queue | {published or '–'} | | | | | `{row.command}` |")
+                continue
+            test, run = json.loads(path.read_text()), json.loads((folder / "run.json").read_text())
+            result = _result(test, row.steps)
+            if path.with_name(f"difference_{queries}query.json").is_file():
+                paired = json.loads(path.with_name(f"difference_{queries}query.json").read_text())
+                published = f"{published}; paired difference {_result_of(paired, 100, 2, signed=True)} %"
+            diverged = f", {n} diverged" if (n := test["diverged"]) else ""
+            minutes = round(sum(run["seconds"].values()) / 60)
+            time = f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+            lines.append(
+                f"{start}| **{result}** | {published or '–'} | {test['episodes']}{diverged} | {run['updates']} "
+                f"| {_seed(row.flags)} | {time} | `{row.command}` |"
+            )
     return "\n".join(lines)
 
 
-def add(run_folder: Path, name: str) -> None:
-    """Copy a run's record, without the folders of the machine it ran on."""
-    folder, record = RESULTS / name, RunFolder(run_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {key: value for key, value in record.config().items() if key not in ("log_dir", "data_dir", "resume")}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    run = record.facts()
-    part: dict[str, Any] | None = run
-    while part is not None:
-        part["command"] = [flag for flag in part["command"] if not flag.startswith(("--log_dir", "--data_dir"))]
-        part = part.get("resumed")
-    (folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
-    shutil.copy(run_folder / "test_metrics.json", folder)
+def _result(test: dict[str, Any], steps: list[int] | None) -> str:
+    scale, digits, unit = (100, 2, " %") if test["metric"] == "accuracy" else (1, 3, "")
+    rows = {row["step"]: row for row in test["per_step"]}
+    return " / ".join(_result_of(rows[s], scale, digits) for s in steps or [max(rows)]) + unit
 
 
-def write_into_readme(mark: str, text: str) -> None:
-    """Replace what stands between a mark and the comment ``<!-- end -->`` after it."""
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(mark)
+def _result_of(row: dict[str, float], scale: int, digits: int, signed: bool = False) -> str:
+    return f"{scale * row['mean']:{'+' if signed else ''}.{digits}f} ± {scale * row['ci95']:.{digits}f}"
+
+
+def _seed(flags: str) -> str:
+    return next((flag.partition("=")[2] for flag in flags.split() if flag.startswith("--seed=")), "0")
+
+
+def compare(ours: Path, theirs: Path) -> dict[str, float]:
+    """Mean and 95 % interval of the difference, ours minus theirs, of two files of one result an episode.
+
+    Episodes that both have are compared; they are the same tasks, so the interval is narrower than either result's.
+    """
+    both = [_episodes(path) for path in (ours, theirs)]
+    shared = sorted(both[0].keys() & both[1].keys())
+    difference = np.array([both[0][i] - both[1][i] for i in shared])
+    ci95 = 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
+    return {"mean": float(difference.mean()), "ci95": float(ci95), "episodes": len(shared)}
+
+
+def _episodes(path: Path) -> dict[int, float]:
+    with path.open() as file:
+        reader = csv.reader(file)
+        next(reader)  # the names of the columns
+        return {int(episode): float(value) for episode, value in reader}
+
+
+def compare_with_the_authors() -> None:
+    """Write the paired difference beside every test of mini-ImageNet on the authors' episodes."""
+    for ours in RESULTS.glob("mini_imagenet_5way_1shot*/test_15query.csv"):
+        difference = compare(ours, AUTHORS)
+        ours.with_name("difference_15query.json").write_text(json.dumps(difference, indent=2) + "\n")
+
+
+def write_between(page: Path, mark: str, text: str) -> None:
+    """Replace what stands on a page between a mark and the comment ``<!-- end -->`` after it."""
+    before, _, rest = page.read_text().partition(mark)
     after = rest[rest.index(END) :]
-    readme.write_text(f"{before}{mark}\n{text}\n{after}")
+    page.write_text(f"{before}{mark}\n{text}\n{after}")
 
 
 def main() -> None:
-    """Add a record if asked to, print the table, write it if asked to."""
+    """Print the table, and write it if asked to."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--add", nargs=2, metavar=("RUN_FOLDER", "RECORD"), help="copy a run's record first")
     parser.add_argument("--write", action="store_true", help="put the table into the README")
     arguments = parser.parse_args()
-    if arguments.add:
-        add(Path(arguments.add[0]), arguments.add[1])
+    if AUTHORS.is_file():
+        compare_with_the_authors()
     print(table())
     if arguments.write:
-        write_into_readme(MARK, table())
+        write_between(ROOT / "README.md", MARK, table())
 
 
 if __name__ == "__main__":

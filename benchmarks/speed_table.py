@@ -1,4 +1,4 @@
-"""Print the README's tables of speed from what ``benchmarks/step.py`` wrote; ``--write`` puts them into the README."""
+"""Print the tables of speed from what ``benchmarks/step.py`` wrote; ``--write`` puts them into ``docs/speed.md``."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.results_table import RESULTS, write_into_readme
+from benchmarks.results_table import RESULTS, ROOT, write_between
 
 MARK = "<!-- speed: python benchmarks/speed_table.py --write -->"
 
@@ -98,11 +98,11 @@ def _bytes(value: float) -> str:
 def main() -> None:
     """Print the tables, write them if asked to."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the tables into the README")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/speed.md")
     arguments = parser.parse_args()
     print(tables())
     if arguments.write:
-        write_into_readme(MARK, tables())
+        write_between(ROOT / "docs" / "speed.md", MARK, tables())
 
 
 if __name__ == "__main__":

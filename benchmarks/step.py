@@ -4,7 +4,7 @@ python benchmarks/step.py                  # or `make bench`, which installs the
 python benchmarks/step.py --device=cuda
 
 Gradients are checked equal before anything is timed. The result goes to ``benchmarks/results/step_<device>.json``, and
-from there into the README's table (``benchmarks/speed_table.py``).
+from there into the table of docs/speed.md (``benchmarks/speed_table.py``).
 """
 
 import argparse

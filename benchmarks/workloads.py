@@ -35,6 +35,8 @@ class Workload:
     also: tuple[str, ...] = ()
 
 
+#: The other libraries adapt all of a model's parameters: so do we here.
+ALL_ADAPT = ("--norm=batch", "--adapt_norm=true")
 MINI_IMAGENET = "mini-ImageNet 5-way 1-shot, 4 tasks, 5 inner steps"
 WORKLOADS = {
     "sinusoid": Workload(
@@ -44,19 +46,22 @@ WORKLOADS = {
         sinusoid=True,
         also=("jax",),
     ),
-    "omniglot": Workload("Omniglot 5-way 1-shot, 32 tasks, 1 inner step", ("--data_class=Omniglot",), 15),
+    "omniglot": Workload("Omniglot 5-way 1-shot, 32 tasks, 1 inner step", ("--data_class=Omniglot", *ALL_ADAPT), 15),
     "mini_imagenet": Workload(
         MINI_IMAGENET,
-        ("--data_class=MiniImagenet",),
+        ("--data_class=MiniImagenet", *ALL_ADAPT),
         7,
         also=("ours, --tasks_at_once=4",),
     ),
     "mini_imagenet_first_order": Workload(
-        f"{MINI_IMAGENET}, first order", ("--data_class=MiniImagenet", "--first_order"), 7
+        f"{MINI_IMAGENET}, first order", ("--data_class=MiniImagenet", *ALL_ADAPT, "--first_order"), 7
     ),
-    "cifar_fs": Workload("CIFAR-FS 5-way 1-shot, 4 tasks, 5 inner steps", ("--data_class=CifarFS",), 15),
+    "cifar_fs": Workload("CIFAR-FS 5-way 1-shot, 4 tasks, 5 inner steps", ("--data_class=CifarFS", *ALL_ADAPT), 15),
     "mini_imagenet_test": Workload(
-        "mini-ImageNet 5-way 1-shot test, 4 episodes, 10 inner steps", ("--data_class=MiniImagenet",), 7, test=True
+        "mini-ImageNet 5-way 1-shot test, 4 episodes, 10 inner steps",
+        ("--data_class=MiniImagenet", *ALL_ADAPT),
+        7,
+        test=True,
     ),
 }
 

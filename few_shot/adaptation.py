@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from few_shot.inner_optimizers import InnerOptimizer, Rates, Weights
@@ -65,6 +66,17 @@ def head_name(model: nn.Module) -> str:
     """
     *_, last = (name for name, module in model.named_modules() if list(module.parameters(recurse=False)))
     return last
+
+
+def norm_parameters(model: nn.Module) -> set[str]:
+    """The names of the parameters of batch, group, layer and instance norm."""
+    kinds = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    return {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, kinds)
+        for own, _ in module.named_parameters(recurse=False)
+    }
 
 
 def stack(weights: Weights, tasks: int) -> Weights:

@@ -16,7 +16,7 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 # Streams keep the draws of one episode apart: drawing more images never changes the classes.
-CLASS_STREAM, IMAGE_STREAM, WAVE_STREAM, POINT_STREAM, AUGMENT_STREAM = range(5)
+CLASS_STREAM, IMAGE_STREAM, WAVE_STREAM, POINT_STREAM, AUGMENT_STREAM, VARIANT_STREAM = range(6)
 
 _LOW_32_BITS = np.uint64(0xFFFFFFFF)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -113,6 +113,7 @@ def draw_classification(
     ways: int,
     samples: int,
     shuffle_labels: bool = True,
+    variants: int = 1,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Choose the classes and the samples of T episodes.
 
@@ -122,14 +123,18 @@ def draw_classification(
         ways: classes in an episode, N <= C.
         samples: samples per class, support and query together; at most the smallest class.
         shuffle_labels: whether a class takes any label; otherwise labels follow the order of the split's classes.
+        variants: how many classes are the same thing, such as a character and its rotations; an episode has at most
+            one of them. The first C / variants classes are the first variants, the next C / variants the second ones.
 
     Returns:
         classes ``[T, N]``, where the position is the label, and samples ``[T, N, samples]``, numbers within a class.
     """
     tasks = len(index)
-    classes = sample_without_replacement(
-        random_words(seed, split, index, CLASS_STREAM, 2 * ways), population=len(class_sizes)
-    )
+    things = len(class_sizes) // variants
+    classes = sample_without_replacement(random_words(seed, split, index, CLASS_STREAM, 2 * ways), population=things)
+    if variants > 1:
+        words = random_words(seed, split, index, VARIANT_STREAM, ways)
+        classes += things * ((words * np.uint64(variants)) >> np.uint64(32)).astype(np.int64)
     if not shuffle_labels:
         classes.sort(axis=1)
     words = random_words(seed, split, index, IMAGE_STREAM, ways * 2 * samples)

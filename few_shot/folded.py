@@ -7,13 +7,14 @@ maps lie in memory as ``[n, H, W, T*C]`` (channels last), so that every kernel w
 
 Three rewrites, each exact, make it faster than the sum of its layers:
 
-- Max-pooling and ReLU commute with every increasing function, so convolution, norm, ReLU, pooling is computed as
-  convolution, pooling, norm, ReLU, with the statistics of the unpooled maps: the norm has a quarter of the work. Where
-  a norm's scale is negative, it and the filter are negated, which makes it increasing and changes nothing else.
+- Max-pooling and (leaky) ReLU commute with every increasing function, so convolution, norm, ReLU, pooling is computed
+  as convolution, pooling, norm, ReLU, with the statistics of the unpooled maps: the norm has a quarter of the work.
+  Where a norm's scale is negative, it and the filter are negated, which makes it increasing and changes nothing else.
 - A convolution's bias in front of batch norm is left out, for the norm subtracts it again with the mean.
 - Batch norm is x·scale + shift, one operation, once the moments are known.
 """
 
+import functools
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -25,7 +26,17 @@ from few_shot.adaptation import Predict
 from few_shot.inner_optimizers import Weights
 from few_shot.second_order import affine, convolution, moments, pooled_moments
 
-KNOWN = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, nn.Linear, nn.Identity)
+KNOWN = (
+    nn.Conv2d,
+    nn.BatchNorm2d,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.MaxPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+    nn.Linear,
+    nn.Identity,
+)
 
 
 class Layer(NamedTuple):
@@ -110,9 +121,9 @@ def assemble(model: nn.Module) -> list[Layer] | None:
                 norm = None
                 if chain and isinstance(bn := chain[0][1], nn.BatchNorm2d) and bn.affine and bn.running_mean is None:
                     norm = (chain.pop(0)[0], bn.eps)
-                relu = chain.pop(0) if chain and isinstance(chain[0][1], nn.ReLU) else None
-                pool = chain.pop(0) if relu and chain and _is_halving(chain[0][1]) else None
-                layers.append(_block(name, module, norm, relu is not None, pool is not None))
+                slope = _slope(chain.pop(0)[1]) if chain and _slope(chain[0][1]) is not None else None
+                pool = chain.pop(0) if slope is not None and chain and _is_halving(chain[0][1]) else None
+                layers.append(_block(name, module, norm, slope, pool is not None))
             case nn.AdaptiveAvgPool2d(output_size=1 | (1, 1)) if are_maps:
                 layers.append(Layer((), lambda weights, x: x.mean((2, 3), keepdim=True)))
             case nn.Flatten(start_dim=1, end_dim=-1):
@@ -120,11 +131,25 @@ def assemble(model: nn.Module) -> list[Layer] | None:
                 are_maps = False
             case nn.Linear() if not are_maps:
                 layers.append(_linear(name, module))
-            case nn.ReLU():
-                layers.append(Layer((), lambda weights, x: F.relu(x)))
+            case _ if (slope := _slope(module)) is not None:
+                layers.append(Layer((), functools.partial(_activate, slope)))
             case _:
                 return None
     return layers if layers and not are_maps else None
+
+
+def _slope(module: nn.Module) -> float | None:
+    """A ReLU's slope below zero, from 0 to 1; None for any other module, and for one that does not increase."""
+    match module:
+        case nn.ReLU():
+            return 0.0
+        case nn.LeakyReLU(negative_slope=slope) if 0 <= slope <= 1:
+            return slope
+    return None
+
+
+def _activate(slope: float, weights: Weights, x: Tensor) -> Tensor:
+    return F.leaky_relu(x, slope) if slope else F.relu(x)
 
 
 def _is_halving(module: nn.Module) -> bool:
@@ -162,8 +187,8 @@ def _linear(name: str, module: nn.Linear) -> Layer:
     return Layer((name,), linear)
 
 
-def _block(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, relu: bool, pool: bool) -> Layer:
-    """A convolution and what follows it in a block; ``norm`` is a batch norm's name and ε."""
+def _block(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, slope: float | None, pool: bool) -> Layer:
+    """A convolution and what follows it in a block: a batch norm (name and ε), a ReLU (slope below zero), pooling."""
     settings: tuple[Any, Any, Any] = (conv.stride, conv.padding, conv.dilation)
 
     def block(weights: Weights, x: Tensor) -> Tensor:
@@ -183,6 +208,8 @@ def _block(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, relu: boo
             x, mean, var = pooled_moments(x) if pool else (x, *moments(x))
             scale = scale * torch.rsqrt(var + norm[1])
             x = affine(x, scale, shift - mean * scale)
-        return x.relu_() if relu else x
+        if slope is None:
+            return x
+        return F.leaky_relu(x, slope, inplace=True) if slope else x.relu_()
 
     return Layer((name,) if norm is None else (name, norm[0]), block)

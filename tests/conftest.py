@@ -10,6 +10,11 @@ MODELS = {
     "SinusoidMLP": ((1,), lambda: SinusoidMLP()),
     "Conv4": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=6)),
     "Conv4-stride": ((1, 28, 28), lambda: Conv4((1, 28, 28), 3, width=6, downsample="stride")),
+    "Conv4-finn": (
+        (1, 28, 28),
+        lambda: Conv4((1, 28, 28), 3, 6, "stride", 0.0, "batch_shift", "relu", "finn2017").requires_grad_(),
+    ),
+    "Conv4-leaky": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=6, activation="leaky_relu")),
     "Conv4-group": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=8, norm="group")),
     "Conv4-none": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=6, norm="none")),
     "ResNet12": ((3, 16, 16), lambda: ResNet12((3, 16, 16), 3, width=3)),

@@ -8,10 +8,11 @@ import torch
 
 from benchmarks import peers, speed_table, step
 from benchmarks.race import race
-from benchmarks.workloads import WORKLOADS, Workload, build
+from benchmarks.workloads import ALL_ADAPT, WORKLOADS, Workload, build
 
 SMALL_CONV4 = (
     "--data_class=CifarFS",
+    *ALL_ADAPT,
     "--width=4",
     "--inner_loop_steps=2",
     "--test_inner_loop_steps=2",

@@ -85,6 +85,17 @@ def test_labels_follow_the_classes_unless_shuffled(draw):
     assert (np.sort(shuffled, axis=1) == classes).all()
 
 
+def test_an_episode_has_at_most_one_variant_of_a_thing():
+    """Of 6 characters in 4 rotations, 5 are drawn; every rotation is as likely; samples are as without variants."""
+    sizes = np.full(24, 20)
+    classes, samples = draw_classification(3, "val", np.arange(4000), sizes, ways=5, samples=2, variants=4)
+    characters = np.sort(classes % 6, axis=1)
+    assert (characters[:, 1:] != characters[:, :-1]).all() and set(np.unique(classes)) == set(range(24))
+    np.testing.assert_allclose(np.bincount((classes // 6).ravel()) / classes.size, 0.25, atol=0.01)
+    plain, of_plain = draw_classification(3, "val", np.arange(4000), sizes[:6], ways=5, samples=2)
+    assert np.array_equal(classes % 6, plain) and np.array_equal(samples, of_plain)
+
+
 def test_shuffled_labels_take_every_order():
     classes, _ = draw_classification(0, "train", np.arange(200), np.full(3, 5), ways=3, samples=1)
     assert len({tuple(c) for c in classes}) == 6

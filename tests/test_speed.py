@@ -5,9 +5,9 @@ import statistics
 import pytest
 
 from benchmarks import machine, peers
-from benchmarks.workloads import Workload, build
+from benchmarks.workloads import ALL_ADAPT, Workload, build
 
-SMALL_CONV4 = ("--data_class=Omniglot", "--width=8", "--batch_size=16")
+SMALL_CONV4 = ("--data_class=Omniglot", *ALL_ADAPT, "--width=8", "--batch_size=16")
 
 
 @pytest.mark.parametrize(

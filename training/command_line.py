@@ -57,8 +57,8 @@ KINDS = {
     "lit_model_class": ("algorithm", few_shot.lit_models, LitMetaLearner),
 }
 
-#: What changes nothing once a model is trained: flags of the run, of the training episodes, of the outer loop, and of
-#: the model, which is the checkpoint's own.
+#: What changes nothing once a model is trained: flags of the run, of the training episodes, of the outer loop, and the
+#: model, which is the checkpoint's own, so that the model's flags have no use either.
 TRAINING_ONLY = {"log_dir", "seed", "max_steps", "val_check_interval", "limit_train_batches", "limit_val_batches"}
 TRAINING_ONLY |= {"log_every_n_steps", "stop_early", "compile", "fast_dev_run", "profile", "resume", "wandb"}
 TRAINING_ONLY |= {"val_episodes", "augment"}
@@ -66,7 +66,7 @@ TRAINING_ONLY |= {"outer_lr", "outer_optimizer", "outer_schedule", "weight_decay
 TRAINING_ONLY |= {"gradient_clip_algorithm", "track_grad_norm", "log_gradient_histograms", "tasks_at_once"}
 TRAINING_ONLY |= {"first_order", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
 TRAINING_ONLY |= {"inner_lr_min", "inner_lr_max", "inner_loop_steps"}
-TRAINING_ONLY |= {"model_class", "width", "hidden_layers", "downsample", "norm", "dropout", "pretrained"}
+TRAINING_ONLY |= {"model_class"}
 
 #: What a flag means that is given without a value; a switch then is on.
 BARE = {"ensemble": "5", "stop_early": "5", "track_grad_norm": "2"}
@@ -188,8 +188,6 @@ def parse(
     from_checkpoint = {} if checkpoint is None else read_checkpoint(checkpoint, settings_from)["config"]
     chosen = from_checkpoint | from_file | flags
     wants_help = bool({"-h", "--help"} & set(argv))
-    for flag in unused & {token[2:].partition("=")[0] for token in argv if token.startswith("--")}:
-        raise BadInput(f"--{flag} has no use here: {_program()} takes it from the checkpoint, or does without.")
     if wants_help and "data_class" not in chosen:
         description += " Add --data_class=NAME, and see the flags of the data set and of its usual model too."
         _parser(description, extra, _named_classes(chosen), unused).parse_args(["--help"])
@@ -197,6 +195,10 @@ def parse(
         raise BadInput(f"--{settings_from} is missing: name a checkpoint.")
 
     classes, protocol = _choose_classes(chosen)
+    if "model_class" in unused:
+        unused = unused | set(_argument_names(classes["model_class"]))
+    for flag in sorted(unused & {token[2:].partition("=")[0] for token in argv if token.startswith("--")}):
+        raise BadInput(f"--{flag} has no use here: {_program()} takes it from the checkpoint, or does without.")
     parser = _parser(description, extra, classes)
     names = {flag: [n for n in _argument_names(cls) if n not in FILLED_IN[flag]] for flag, cls in classes.items()}
     if unknown := set(from_file) - set(parser.flags):

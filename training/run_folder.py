@@ -18,6 +18,7 @@ import yaml
 
 from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults, write_episodes
+from training import weights
 from training.terminal import is_first_process, say
 
 #: Hands the run's number from the process that started the run to those it launches.
@@ -235,7 +236,7 @@ def make_folder(path: Path, flag: str) -> None:
 
 
 def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
-    """The content of a run's checkpoint: plain values and tensors only; no code from it runs.
+    """The content of a run's checkpoint, or of a published result's folder: plain values and tensors only.
 
     Args:
         flag: the flag that names the checkpoint, for messages.
@@ -244,7 +245,7 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
         BadInput: the file is not there, or is no checkpoint of this project.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = weights.read_checkpoint(path)
         _ = checkpoint["config"], checkpoint["state_dict"]
     except FileNotFoundError:
         raise BadInput(f"--{flag}={path} does not exist.") from None

@@ -25,7 +25,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     Args:
         support_samples: samples per class (points per sine wave) a task is adapted on, K.
         query_samples: samples per class a training task is judged on; None for as many as support samples.
-        test_query_samples: samples per class a validation or test task is judged on.
+        test_query_samples: samples per class a validation or test task is judged on; None for as many as in training.
         batch_size: tasks in one outer update, over all processes together (the meta-batch).
         val_episodes: episodes in one validation.
         test_episodes: episodes in the test.
@@ -47,7 +47,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self,
         support_samples: int = 1,
         query_samples: int | None = None,
-        test_query_samples: int = 15,
+        test_query_samples: int | None = 15,
         batch_size: int = 4,
         val_episodes: int = 200,
         test_episodes: int = 600,
@@ -59,6 +59,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.support_samples = at_least(1, support_samples, "support_samples")
         query_samples = support_samples if query_samples is None else query_samples
         self.query_samples = at_least(1, query_samples, "query_samples")
+        test_query_samples = query_samples if test_query_samples is None else test_query_samples
         self.test_query_samples = at_least(1, test_query_samples, "test_query_samples")
         self.batch_size = at_least(1, batch_size, "batch_size")
         self.val_episodes = at_least(1, val_episodes, "val_episodes")
@@ -164,6 +165,7 @@ class ImageEpisodes(EpisodeDataModule):
     metric = "accuracy"
     loss = "cross_entropy"
     updates_at_once = 16
+    variants = 1  # how many classes are the same thing; an episode has at most one of them
 
     def __init__(
         self,
@@ -215,9 +217,9 @@ class ImageEpisodes(EpisodeDataModule):
                 store = store.first(self.train_classes)
             self.stores[split] = store
             ways = self.ways(split)
-            if ways > len(store.class_names):
+            there = len(store.class_names) // self.variants
+            if ways > there:
                 flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"
-                there = len(store.class_names)
                 raise BadInput(f"--{flag}={ways} is more than the {there} classes of the {split} split.")
             query_flag = "query_samples" if split == "train" else "test_query_samples"
             smallest = int(store.class_sizes.argmin())
@@ -236,7 +238,14 @@ class ImageEpisodes(EpisodeDataModule):
         """Draw T episodes: for images their rows in the split's store, int64 ``[T, N*K]``, class by class."""
         store, ways, shots = self.stores[split], self.ways(split), self.support_samples
         classes, samples = draw_classification(
-            seed, split, index, store.class_sizes, ways, shots + self.queries(split), self.shuffle_labels
+            seed,
+            split,
+            index,
+            store.class_sizes,
+            ways,
+            shots + self.queries(split),
+            self.shuffle_labels,
+            self.variants,
         )
         rows = store.class_starts[classes][:, :, None] + samples  # [T, N, K+Q]
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from few_shot.data.base import ImageEpisodes
 from few_shot.data.class_folders import fingerprint, read_image, scan
@@ -45,28 +46,39 @@ class Omniglot(ImageEpisodes):
 
     The paper's 1200 characters to train are our training and validation characters together, so that no validation
     character is ever trained on; its other 423 are the test. Which they are is fixed in ``splits/omniglot``: all 1623
-    names sorted, shuffled by ``random.Random(0).shuffle``, and cut. In training, characters rotated by 90°, 180° and
-    270° are classes of their own (Santoro et al. 2016), 4400 in all; validation and test characters are not rotated.
+    names sorted, shuffled by ``random.Random(0).shuffle``, and cut.
+
+    As in the code of MAML (Finn et al. 2017), pixels are 1 or 0, taken from the 105×105 drawing by nearest neighbour.
+    Each class of a task is a different character, turned by 0°, 90°, 180° or 270°, in every split (Santoro et al.
+    2016).
 
     ``images_background`` and ``images_evaluation`` are looked for in ``data_dir`` and in a subfolder such as
     ``omniglot`` or torchvision's ``omniglot-py``, as zip archives (original or repacked) or extracted. What is missing
     is downloaded.
 
     Args:
-        rotations: whether characters rotated by 90°, 180° and 270° are further training classes.
+        rotations: whether a task's characters are rotated.
+
+    Raises:
+        BadInput: so many train_classes are asked for, and rotations too.
     """
 
     input_shape = image_shape = SHAPE
 
     def __init__(self, rotations: bool = True, **base) -> None:
         super().__init__(**base)
+        if rotations and self.train_classes is not None:
+            raise BadInput(
+                f"--train_classes={self.train_classes} needs --rotations=false: it counts upright characters."
+            )
         self.rotations = rotations
+        self.variants = 4 if rotations else 1
 
     def build_store(self) -> Path:
         """Find or download the images, decode them once, and return the store's folder."""
         return ensure_store(
             self.data_dir,
-            "omniglot",
+            "omniglot_binary",
             SHAPE,
             find=lambda: find_omniglot(self.data_dir),
             download=lambda: download_omniglot(self.data_dir),
@@ -74,8 +86,7 @@ class Omniglot(ImageEpisodes):
 
     def open_store(self, folder: Path, split: Split) -> ImageStore:
         """Open a split; without rotations, only the upright characters, which come first."""
-        upright_only = split == "train" and not self.rotations
-        return ImageStore.open(folder, split, len(split_characters(split)) if upright_only else None)
+        return ImageStore.open(folder, split, None if self.rotations else len(split_characters(split)))
 
 
 def find_omniglot(data_dir: Path) -> Source | None:
@@ -102,11 +113,11 @@ def find_omniglot(data_dir: Path) -> Source | None:
     @cache
     def upright(character: str) -> NDArray[np.uint8]:
         """``[20, 1, 28, 28]``, ink high."""
-        return 255 - np.stack([read_image(io.BytesIO(data), name, SHAPE) for name, data in drawings()[character]])
+        return 255 - np.stack([_read_drawing(data, name) for name, data in drawings()[character]])
 
     def classes(split: str) -> dict[str, int]:
         drawings()
-        turned = ("", "/rot90", "/rot180", "/rot270") if split == "train" else ("",)
+        turned = ("", "/rot90", "/rot180", "/rot270")
         return {c + turn: DRAWINGS for turn in turned for c in split_characters(split)}
 
     def read(split: str, name: str) -> NDArray[np.uint8]:
@@ -115,6 +126,14 @@ def find_omniglot(data_dir: Path) -> Source | None:
 
     form = " and ".join(path.name for path in paths.values())
     return Source(form, fingerprint(stat for path in paths.values() for stat in _stats(path)), classes, read)
+
+
+def _read_drawing(data: bytes, name: str) -> NDArray[np.uint8]:
+    """A drawing, ``[1, 28, 28]``, paper 255 and ink 0: every pixel is the nearest one of the original."""
+    size = (105, 105)
+    drawing = Image.fromarray(read_image(io.BytesIO(data), name, (1, *size))[0])
+    small = np.asarray(drawing.resize(SHAPE[1:], Image.Resampling.NEAREST))
+    return np.where(small < 128, 0, 255).astype(np.uint8)[None]
 
 
 def _find_half(data_dir: Path, half: str) -> Path | None:

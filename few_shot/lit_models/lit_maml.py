@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from few_shot.adaptation import inner_loop, predict_apart, predictor, stack
+from few_shot.adaptation import inner_loop, norm_parameters, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
 from few_shot.folded import Layer, assemble, folded_predictor, split
@@ -21,6 +21,8 @@ class LitMAML(LitMetaLearner):
         inner_lr: learning rate of the inner loop, α.
         inner_loop_steps: inner steps in training, 1 or more.
         first_order: whether inner gradients count as constants in the outer gradient (FOMAML).
+        adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too; off, as in MAML's code, the
+            outer loop alone trains them.
         inner_optimizer: the rule of an inner step; momentum is 0.9, and adam is made safe to differentiate through.
         fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
             model, or off, is vectorised by vmap, to the same result.
@@ -32,6 +34,7 @@ class LitMAML(LitMetaLearner):
         inner_lr: float = 0.01,
         inner_loop_steps: int = 5,
         first_order: bool = False,
+        adapt_norm: bool = True,
         inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd",
         fast_path: bool = True,
         **outer,
@@ -41,6 +44,7 @@ class LitMAML(LitMetaLearner):
         self.inner_lr = inner_lr
         self.inner_loop_steps = at_least(1, inner_loop_steps, "inner_loop_steps")
         self.first_order = first_order
+        self.adapt_norm = adapt_norm
         self.inner_optimizer = INNER_OPTIMIZERS[inner_optimizer]
         self.fast_path = fast_path
 
@@ -87,8 +91,9 @@ class LitMAML(LitMetaLearner):
         return lambda fast_weights: self.loss(predictions(fast_weights), batch.support_y)
 
     def adapted_weights(self) -> Weights:
-        """The parameters that the inner loop adapts: here all that are trained."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        """The parameters that the inner loop adapts: here all that are trained, or all but normalisation's."""
+        fixed = set() if self.adapt_norm else norm_parameters(self.model)
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in fixed}
 
     def inner_rates(self, step: int) -> Rates:
         """Each adapted parameter's inner learning rate at a step: here one constant."""

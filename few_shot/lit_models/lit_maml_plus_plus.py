@@ -64,7 +64,7 @@ class LitMAMLPlusPlus(LitMAML):
             for name, norm in list(self.model.named_modules()):
                 if isinstance(norm, _BatchNorm):
                     per_step = PerStepBatchNorm(
-                        norm, self.inner_loop_steps + 1, per_step_bn_statistics, per_step_bn_weights
+                        norm, self.inner_loop_steps, per_step_bn_statistics, per_step_bn_weights
                     )
                     self.model.set_submodule(name, per_step)
                     self.norms.append(per_step)
@@ -92,12 +92,16 @@ class LitMAMLPlusPlus(LitMAML):
     def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
         """Yield the tasks' fast weights before the first inner step and after each.
 
-        Until the next are asked for, batch norm is at their step: for the query samples, and for the inner step.
+        Batch norm is at the step that led to them, for the query samples; then at the step that comes next.
         """
         for step, fast_weights in enumerate(super().adapt(batch, steps)):
-            for norm in self.norms:
-                norm.step = step
+            self._at_step(max(step - 1, 0))
             yield fast_weights
+            self._at_step(step)
+
+    def _at_step(self, step: int) -> None:
+        for norm in self.norms:
+            norm.step = step
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         if self.last_step_alone:

@@ -7,13 +7,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class PerStepBatchNorm(nn.Module):
-    """Takes a batch norm layer's place; row ``s`` of what it learns or keeps is used after ``s`` inner steps.
+    """Takes a batch norm layer's place, and has a row of what it learns or keeps for each inner step.
 
-    Further steps than rows use the last row.
+    Row ``s`` serves inner step ``s``, counted from 0: the support samples that give the step its gradient, and the
+    query samples after it. Further steps than rows use the last row.
 
     Args:
         norm: the layer, whose parameters and sizes are taken over.
-        rows: how many steps are told apart, step 0 included.
+        rows: how many steps are told apart.
         statistics: whether to keep running statistics, and to use them in evaluation (BNRS). In training the batch's
             own are used, and left in ``batch_statistics``.
         weights: whether scale and shift are learned for each step (BNWB), ``[rows, channels]``.
@@ -29,7 +30,9 @@ class PerStepBatchNorm(nn.Module):
         self.statistics, self.per_step_weights = statistics, weights and norm.affine
         self.weight, self.bias = norm.weight, norm.bias
         if self.per_step_weights:
-            self.weight, self.bias = (nn.Parameter(p.detach().repeat(rows, 1)) for p in (norm.weight, norm.bias))
+            self.weight, self.bias = (
+                nn.Parameter(p.detach().repeat(rows, 1), p.requires_grad) for p in (norm.weight, norm.bias)
+            )
         if statistics:
             channels = norm.num_features
             self.register_buffer("running_mean", torch.zeros(rows, channels))

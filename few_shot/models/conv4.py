@@ -5,11 +5,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 from few_shot.errors import BadInput, at_least
-from few_shot.models.norm import Norm, check_dropout, make_norm
+from few_shot.models.norm import Activation, InitialWeights, Norm, check_dropout, initialize, make_activation, make_norm
 
 
 class Conv4(nn.Module):
-    """Four blocks of 3x3 convolution, norm, ReLU and halving; a linear head. ``[n, C, H, W]`` to ``[n, output_size]``.
+    """Four blocks of 3x3 convolution, norm, activation and halving, then a linear head.
+
+    It maps ``[n, C, H, W]`` to ``[n, output_size]``.
 
     With ``downsample="max_pool"`` (mini-ImageNet, CIFAR-FS) the head sees all the last block's features; with
     ``"stride"`` (Omniglot) convolutions have stride 2 and the head sees their mean over space, as in MAML's code.
@@ -20,7 +22,9 @@ class Conv4(nn.Module):
         width: channels of every block (filters).
         downsample: halve by 2x2 max-pooling or by strided convolutions.
         dropout: probability that a feature map is dropped after each block (0 to 1).
-        norm: batch norm, group norm or none.
+        norm: batch norm, batch norm without a scale (batch_shift), group norm or none.
+        activation: ReLU or leaky ReLU.
+        initial_weights: PyTorch's own, Xavier uniform, or those of MAML's code for Omniglot (finn2017).
     """
 
     def __init__(
@@ -31,6 +35,8 @@ class Conv4(nn.Module):
         downsample: Literal["max_pool", "stride"] = "max_pool",
         dropout: float = 0.0,
         norm: Norm = "batch",
+        activation: Activation = "relu",
+        initial_weights: InitialWeights = "torch",
     ) -> None:
         super().__init__()
         at_least(1, width, "width")
@@ -44,7 +50,7 @@ class Conv4(nn.Module):
             blocks += [
                 nn.Conv2d(channels, width, 3, stride=2 if strided else 1, padding=1),
                 make_norm(norm, width),
-                nn.ReLU(),
+                make_activation(activation),
             ]
             if not strided:
                 blocks.append(nn.MaxPool2d(2))
@@ -58,6 +64,7 @@ class Conv4(nn.Module):
         features = width if strided else width * (height // 16) * (width_in // 16)
         self.body = nn.Sequential(*blocks, nn.Flatten())
         self.head = nn.Linear(features, output_size)
+        initialize(self.body, self.head, initial_weights)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))

@@ -1,4 +1,4 @@
-"""What the convolutional models share: the choice of normalisation, and a check."""
+"""What the convolutional models share: normalisation, activation, initial weights, and a check."""
 
 import math
 from typing import Literal
@@ -7,18 +7,47 @@ from torch import nn
 
 from few_shot.errors import BadInput
 
-Norm = Literal["batch", "group", "none"]
+Norm = Literal["batch", "batch_shift", "group", "none"]
+Activation = Literal["relu", "leaky_relu"]
+InitialWeights = Literal["torch", "xavier", "finn2017"]
 
 
 def make_norm(kind: Norm, channels: int) -> nn.Module:
     """A normalisation layer for ``[n, channels, H, W]``.
 
     ``batch`` always uses the statistics of the batch in front of it, as MAML does: it keeps no running ones.
+    ``batch_shift`` is the batch norm of MAML's code: ε is 1e-3, the shift is learned, the scale stays 1.
     ``group`` (Wu & He 2018) has 8 groups, or as many as divide the channels.
     """
     if kind == "batch":
         return nn.BatchNorm2d(channels, track_running_stats=False)
+    if kind == "batch_shift":
+        norm = nn.BatchNorm2d(channels, eps=1e-3, track_running_stats=False)
+        norm.weight.requires_grad_(False)
+        return norm
     return nn.GroupNorm(math.gcd(8, channels), channels) if kind == "group" else nn.Identity()
+
+
+def make_activation(kind: Activation) -> nn.Module:
+    """ReLU, or leaky ReLU with slope 0.01 below zero."""
+    return nn.ReLU() if kind == "relu" else nn.LeakyReLU()
+
+
+def initialize(body: nn.Module, head: nn.Linear, kind: InitialWeights) -> None:
+    """Draw a network's weights anew, in place; ``torch`` leaves PyTorch's own.
+
+    ``xavier`` (Glorot & Bengio 2010, equation 16): uniform, with biases 0, as in MAML++'s code.
+    ``finn2017``: the same, but the head is N(0, 1), as in MAML's code for Omniglot.
+    """
+    if kind == "torch":
+        return
+    for module in [*body.modules(), head]:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if kind == "finn2017":
+        nn.init.normal_(head.weight)
 
 
 def check_dropout(probability: float) -> None:

@@ -66,7 +66,7 @@ def build(data_dir):
 def expected(data):
     """Ink is high, the background 0; 28 by 28."""
     with Image.open(io.BytesIO(data)) as image:
-        return 255 - np.asarray(image.convert("L").resize((28, 28), Image.Resampling.LANCZOS))[None]
+        return np.where(np.asarray(image.convert("1").resize((28, 28))), 0, 255)[None]  # of 1 bit: nearest neighbour
 
 
 def assert_holds(folder, small):
@@ -77,13 +77,11 @@ def assert_holds(folder, small):
         assert store.class_sizes.tolist() == [20] * len(store.class_names)
         assert store.class_names[: len(characters)] == list(characters)
         assert np.array_equal(store.images[: len(upright)], upright)
-        if split == "train":
-            assert store.class_names[3:] == [f"{c}/rot{d}" for d in (90, 180, 270) for c in characters]
-            turned = store.images[:].reshape(4, 60, 28, 28)
-            for quarter in range(4):
-                assert np.array_equal(turned[quarter], np.rot90(upright[:, 0], quarter, axes=(1, 2)))
-        else:
-            assert len(store.images) == len(upright)
+        n = len(characters)
+        assert store.class_names[n:] == [f"{c}/rot{d}" for d in (90, 180, 270) for c in characters]
+        turned = store.images[:].reshape(4, 20 * n, 28, 28)
+        for quarter in range(4):
+            assert np.array_equal(turned[quarter], np.rot90(upright[:, 0], quarter, axes=(1, 2)))
 
 
 @pytest.mark.parametrize("write", [write_zip, write_folder])
@@ -184,7 +182,7 @@ def test_an_unreadable_folder_is_named(tmp_path, small):
         build(tmp_path / "file")
 
 
-def test_rotations_are_training_classes_unless_switched_off(tmp_path, small):
+def test_rotations_are_classes_unless_switched_off(tmp_path, small):
     for half, files in small.items():
         write_zip(tmp_path, half, files)
     for rotations, classes in ((True, 12), (False, 3)):
@@ -194,6 +192,8 @@ def test_rotations_are_training_classes_unless_switched_off(tmp_path, small):
         assert len(data.stores["train"].class_names) == classes
         drawn = data.stores["train"].gather(data.draw("train", 0, np.arange(300)).support_x.flatten()).unique(dim=0)
         assert (len(drawn) > 60) == rotations  # 60 upright drawings there are
+    with pytest.raises(BadInput, match="--train_classes=2 needs --rotations=false"):
+        Omniglot(train_classes=2)
 
 
 def test_the_split_is_the_documented_shuffle():
@@ -213,7 +213,7 @@ def test_the_real_images(real_data, tmp_path):
     data.prepare_data()
     data.setup()
     sizes = {split: (len(store.class_names), len(store.images)) for split, store in data.stores.items()}
-    assert sizes == {"train": (4400, 88000), "val": (100, 2000), "test": (423, 8460)}
+    assert sizes == {"train": (4400, 88000), "val": (400, 8000), "test": (1692, 33840)}
     with zipfile.ZipFile(real_data / "images_evaluation.zip") as z:
         name = next(n for n in z.namelist() if str(Path(n).parent).partition("/")[2] in split_characters("test"))
         store = data.stores["test"]

@@ -83,7 +83,7 @@ def test_gradients_of_all_that_is_learned_are_finite_differences(plus_plus, lear
     assert found == pytest.approx(gradient.norm().item(), rel=1e-5)
     for p in groups["rates"] + groups["norms"]:  # every step's own row is learned
         (rows,) = torch.autograd.grad(outer_loss(lit_model, batch), p)
-        assert (rows.reshape(len(rows), -1).norm(dim=1) > 0).sum() >= len(rows) - 1
+        assert (rows.reshape(len(rows), -1).norm(dim=1) > 0).all()
 
 
 def plain_outer_loss(lit_model, batch, make_model):
@@ -102,8 +102,7 @@ def plain_outer_loss(lit_model, batch, make_model):
                 name: w - rate[step] * g
                 for (name, w), rate, g in zip(weights.items(), lit_model.rates, gradients, strict=True)
             }
-            after = {name: rows[step + 1] for name, rows in per_step.items()}
-            query_loss = F.cross_entropy(functional_call(model, {**weights, **after}, (query_x,)), query_y)
+            query_loss = F.cross_entropy(functional_call(model, {**weights, **here}, (query_x,)), query_y)
             total = total + lit_model.step_weights[step] * query_loss
         losses.append(total)
     return torch.stack(losses).mean()
@@ -170,7 +169,7 @@ def test_learned_rates_start_at_the_inner_rate(model_and_batch):
 
 
 def inputs_of_the_norms(lit_model, plain, batch):
-    """Every batch norm input ``[n, C, ...]`` of the plain loop, by (layer, step): support and last query pass."""
+    """Every batch norm input ``[n, C, ...]`` of the plain loop, by (layer, row): support and last query pass."""
     seen = {}
     layers = [m for m in plain.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     fast = [list(w.values()) for w in lit_model.adapt(batch, STEPS)]
@@ -178,8 +177,9 @@ def inputs_of_the_norms(lit_model, plain, batch):
     for step, task in itertools.product(range(STEPS + 1), range(len(batch.index))):
         x = batch.support_x[task] if step < STEPS else batch.query_x[task]
         weights = {name: w[task] for name, w in zip(names, fast[step], strict=True)}
+        row = min(step, STEPS - 1)
         hooks = [
-            layer.register_forward_hook(lambda m, args, out, key=(i, step): seen.setdefault(key, []).append(args[0]))
+            layer.register_forward_hook(lambda m, args, out, key=(i, row): seen.setdefault(key, []).append(args[0]))
             for i, layer in enumerate(layers)
         ]
         functional_call(plain, weights, (x,))
@@ -217,9 +217,9 @@ def test_running_statistics_affect_evaluation(model_and_batch):
     lit_model.eval()
     after = [s.loss for s in lit_model.step_scores(batch, [0, 1, 2])]
     assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(before, after, strict=True))
-    lit_model.norms[1].running_mean[1] += 1.0  # only what is at step 1, and what comes after, changes
+    lit_model.norms[1].running_mean[1] += 1.0  # only what the second step, and its query pass, reads
     changed = [s.loss for s in lit_model.step_scores(batch, [0, 1, 2])]
-    assert [torch.equal(a, b) for a, b in zip(after, changed, strict=True)] == [True, False, False]
+    assert [torch.equal(a, b) for a, b in zip(after, changed, strict=True)] == [True, True, False]
 
 
 @with_batch_norm
@@ -239,7 +239,7 @@ def test_per_step_weights_are_not_adapted_and_start_alike(model_and_batch):
     names = [name for name, _ in model.named_parameters()]
     lit_model = build(LitMAMLPlusPlus, model, loss, **OFF | {"per_step_bn_weights": True})
     norms = [m for m in lit_model.model.modules() if isinstance(m, PerStepBatchNorm)]
-    assert {tuple(norm.weight.shape) for norm in norms} == {(STEPS + 1, 6)}
+    assert {tuple(norm.weight.shape) for norm in norms} == {(STEPS, 6)}
     assert set(names) - set(lit_model.adapted_weights()) == {
         f"body.{i}.{p}" for i in np.arange(1, 16, 4) for p in ("weight", "bias")
     }

@@ -53,6 +53,22 @@ def test_outer_gradient_is_that_of_the_plain_loop(cls, first_order, model_and_ba
     assert relative_error(flat_gradient(outer_loss(maml, batch), maml), oracle) > 1e-3
 
 
+@pytest.mark.parametrize("model_and_batch", ["Conv4", "Conv4-finn", "Conv4-group", "ResNetClassifier"], indirect=True)
+def test_normalisation_is_left_to_the_outer_loop_on_demand(model_and_batch):
+    """As in MAML's code: the inner loop leaves scale and shift alone, and the outer loop trains them."""
+    model, loss, batch = model_and_batch
+    lit_model = algorithm(LitMAML, model, loss, inner_lr=RATE, adapt_norm=False)
+    norms = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
+    fixed = [f"{name}.{p}" for name, m in model.named_modules() if isinstance(m, norms) for p in ("weight", "bias")]
+    adapted = [name for name, _ in model.named_parameters() if name not in fixed]
+    assert fixed and list(lit_model.adapted_weights()) == adapted
+    gradient = flat_gradient(outer_loss(lit_model, batch), lit_model)
+    oracle = flat_gradient(meta_loss(model, getattr(F, loss), batch, STEPS, RATE, adapted=adapted), model)
+    assert relative_error(gradient, oracle) < 1e-10
+    maml = algorithm(LitMAML, model, loss, inner_lr=RATE)
+    assert relative_error(flat_gradient(outer_loss(maml, batch), maml), oracle) > 1e-5
+
+
 @some_models
 @pytest.mark.parametrize("cls", [LitANIL, LitBOIL])
 def test_the_rest_does_not_move_in_evaluation(cls, model_and_batch):

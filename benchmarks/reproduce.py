@@ -1,0 +1,250 @@
+"""Train the rows of the results table one after the other, at the lowest priority.
+
+python benchmarks/reproduce.py --data=data          # goes on where it was stopped, until no row is left
+python benchmarks/reproduce.py --list               # what is done, and what is left
+
+A row is trained by the code of the commit at which it started, in a clone outside the repository, so that work on the
+code does not touch it. A row that was stopped goes on from its last checkpoint. A finished row's weights are tested by
+the code of today, and its record goes to ``benchmarks/results/<row>``.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import yaml
+
+from benchmarks.results_table import RESULTS, ROWS, Row, read_rows
+from training.run_folder import RunFolder
+from training.weights import WEIGHTS, write_weights
+
+ROOT = Path(__file__).parents[1]
+QUEUE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot" / "reproduce"
+
+
+class Training:
+    """A row's training in the queue's folder: ``runs/<row>/`` holds its commit, its output and its run."""
+
+    def __init__(self, row: Row, queue: Path, results: Path) -> None:
+        self.row, self.queue = row, queue
+        self.folder, self.target = queue / "runs" / row.name, results / row.name
+
+    @property
+    def run(self) -> Path | None:
+        """The run's own folder, once there is one."""
+        return next(self.folder.glob("logs/*/version_0"), None)
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """What a stopped training goes on from."""
+        path = self.run and self.run / "checkpoints" / "last.ckpt"
+        return path if path and path.is_file() else None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its run has ended, its own test included."""
+        return self.run is not None and (self.run / "test_metrics.json").is_file()
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether its record is complete."""
+        return all((self.target / f"test_{queries}query.json").is_file() for queries in self.row.tests)
+
+    def parts(self) -> list[dict[str, Any]]:
+        """What ``run.json`` says of the training, from its first start to its last."""
+        return RunFolder(self.run).parts() if self.run and (self.run / "run.json").is_file() else []
+
+    def seconds(self, part: str) -> int:
+        """What a part of it has cost, over all starts."""
+        return sum(p.get("seconds", {}).get(part, 0) for p in self.parts())
+
+    def state(self) -> str:
+        """Updates done, the best validation, and how long the rest takes at the pace so far."""
+        if self.is_recorded:
+            return "complete"
+        if self.run is None or not self.parts():
+            return "waiting"
+        done, total = max(p.get("updates", 0) for p in self.parts()), RunFolder(self.run).config()["max_steps"]
+        text = f"{done} of {total} updates"
+        if best := self.best_validation():
+            text += f", best validation {best}"
+        if self.is_trained:
+            return text + ", trained: waits for its test"
+        if done:
+            text += f", {self.seconds('training') / done * (total - done) / 3600:.1f} h left"
+        return text
+
+    def best_validation(self) -> str | None:
+        """The best validation result so far, of the part of the run that goes on."""
+        best = next(iter((self.folder).glob("logs/*/version_0/checkpoints/best-*.ckpt")), None)
+        if best is None:
+            return None
+        callbacks = torch.load(best, map_location="cpu", weights_only=True)["callbacks"].values()
+        scores = [float(c["best_model_score"]) for c in callbacks if c.get("best_model_score") is not None]
+        return f"{scores[0]:.4f}" if scores else None
+
+    def train(self, data: Path) -> int:
+        """Run it, or go on with it; returns the exit status."""
+        code = self.code()
+        if not (code / "data").is_symlink():
+            (code / "data").symlink_to(data.resolve())
+        flags = [*shlex.split(self.row.flags), f"--log_dir={self.folder / 'logs'}"]
+        if self.last_checkpoint is not None:
+            flags.append(f"--resume={self.last_checkpoint}")
+        elif self.run is not None:  # stopped before its first checkpoint
+            shutil.rmtree(self.run)
+        temporary = self.folder / "tmp"  # on one file system with the checkpoints
+        temporary.mkdir(exist_ok=True)
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "TMPDIR": str(temporary), "PYTHONPATH": ""}
+        with (self.folder / "output.txt").open("a") as output:
+            return run_last([sys.executable, "training/run_experiment.py", *flags], code, environment, output)
+
+    def code(self) -> Path:
+        """A clone at the commit at which the row was started."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = self.folder / "commit"
+        if not note.is_file():
+            note.write_text(git("rev-parse", "HEAD", cwd=ROOT))
+        commit = note.read_text()
+        clone = self.queue / "code" / commit
+        if not (clone / "training").is_dir():
+            git("clone", "--quiet", "--no-checkout", str(ROOT), str(clone), cwd=self.queue)
+            git("checkout", "--quiet", commit, cwd=clone)
+        return clone
+
+    def record(self, data: Path) -> None:
+        """Put weights, config, cost and tests into the row's record.
+
+        Raises:
+            CalledProcessError: today's code cannot test the weights.
+        """
+        assert self.run is not None
+        target = self.target
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        config = RunFolder(self.run).config()
+        data_flag = [f"--data_dir={data.resolve()}"] if "data_dir" in config else []
+        config = {key: value for key, value in config.items() if key not in ("log_dir", "data_dir", "resume")}
+        (target / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        checkpoint = next(self.run.glob("checkpoints/best-*.ckpt"))
+        write_weights(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"], target)
+        last = self.parts()[-1]
+        facts = {
+            "command": self.row.command,
+            "commit": (self.folder / "commit").read_text(),
+            **{key: last[key] for key in ("python", "versions", "device", "threads", "updates")},
+            "best_update": int(checkpoint.stem.partition("=")[2]),
+            "seconds": {part: self.seconds(part) for part in ("training", "test")},
+        }
+        (target / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
+        for queries in self.row.tests:
+            self.test(target, queries, data_flag)
+
+    def test(self, target: Path, queries: int, data_flag: list[str]) -> None:
+        """Write ``test_<queries>query.json`` and each episode's result at the last step."""
+        output = self.folder / f"test_{queries}"
+        flags = [f"--checkpoint={target}", f"--test_query_samples={queries}", *data_flag]
+        if queries in self.row.episodes:
+            flags.append(f"--test_episodes={self.row.episodes[queries]}")
+        command = [sys.executable, "training/evaluate.py", *flags, f"--output_dir={output}"]
+        if status := run_last(command, ROOT, dict(os.environ)):
+            raise subprocess.CalledProcessError(status, command)
+        metrics = json.loads((output / "test_metrics.json").read_text())
+        (target / f"test_{queries}query.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        with (output / "test_episodes.csv").open() as file, (target / f"test_{queries}query.csv").open("w") as short:
+            last_step = str(metrics["per_step"][-1]["step"])
+            short.write(f"episode,{metrics['metric']}\n")
+            for row in csv.DictReader(file):
+                if row["step"] == last_step:
+                    short.write(f"{row['episode']},{float(row[metrics['metric']]):.6g}\n")
+
+
+def git(*words: str, cwd: Path) -> str:
+    """What a git command prints."""
+    return subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def run_last(command: list[str], folder: Path, environment: dict[str, str], output: TextIO | None = None) -> int:
+    """Run a command at the lowest priority; it ends when this process is told to end. Returns its exit status.
+
+    Where Linux groups processes by session (autogroup), nice counts only within a session. So the command gets a
+    session of its own, which is made nice as a whole.
+    """
+
+    def yield_to_everybody() -> None:
+        os.nice(19)
+        autogroup = Path("/proc/self/autogroup")
+        if autogroup.exists():
+            autogroup.write_text("19")
+
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=yield_to_everybody,
+    )
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def main() -> None:
+    """List the rows, or train and test what is left of them."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
+    parser.add_argument("--queue", type=Path, default=QUEUE, help="folder for clones, runs and logs")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="file with the rows")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the records")
+    parser.add_argument("--row", help="the name of one row; all by default")
+    parser.add_argument("--list", action="store_true", help="only say how far each row is")
+    arguments = parser.parse_args()
+    rows = [row for row in read_rows(arguments.rows) if arguments.row in (None, row.name)]
+    if not rows:
+        names = ", ".join(row.name for row in read_rows(arguments.rows))
+        parser.error(f"--row={arguments.row} is unknown: choose one of {names}.")
+    trainings = [Training(row, arguments.queue, arguments.results) for row in rows]
+    if arguments.list:
+        for training in trainings:
+            print(f"{training.row.name:36} {training.state()}")
+        return
+    arguments.queue.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    failed = []
+    for training in trainings:
+        if training.is_recorded:
+            continue
+        print(f"{training.row.name}: {training.state()}", flush=True)
+        status = 0 if training.is_trained else training.train(arguments.data)
+        if status == 0:
+            try:
+                training.record(arguments.data)
+                continue
+            except subprocess.CalledProcessError as error:
+                status = error.returncode
+                (training.target / WEIGHTS).unlink(missing_ok=True)
+        print(f"{training.row.name}: ended with status {status}; see {training.folder / 'output.txt'}", flush=True)
+        failed.append(training.row.name)
+    if failed:
+        sys.exit(f"not complete: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

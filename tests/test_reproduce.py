@@ -1,0 +1,86 @@
+"""The queue of the results table: what it lists, that it goes on where it was stopped, and what it leaves."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import results_table
+from benchmarks.reproduce import Training
+from benchmarks.results_table import Row, compare, read_rows
+from training import evaluate
+from training.command_line import parse
+
+ROOT = Path(__file__).parents[1]
+ROW = Row(
+    name="tiny",
+    title="Tiny",
+    flags="--data_class=Sinusoid --max_steps=2000 --val_check_interval=200 --test_episodes=20 --val_episodes=20",
+    tests={100: None},
+    source=None,
+    steps=[1, 10],
+)
+
+
+def test_every_row_is_a_command_the_parser_takes():
+    rows = read_rows()
+    assert len({row.name for row in rows}) == len(rows) > 10
+    for row in rows:
+        config = parse(row.flags.split(), "test").config
+        assert config["max_steps"] > 0, row.name
+        if row.table and config["data_class"] != "Sinusoid":
+            assert 15 in row.tests and len(row.tests) == 2, "at the paper's number of queries, and at 15"
+            assert config["val_episodes"] == 600
+
+
+def test_a_complete_row_has_its_weights():
+    for row in read_rows():
+        folder = results_table.RESULTS / row.name
+        if folder.is_dir():
+            assert (folder / "weights.safetensors").stat().st_size < 2_000_000
+            assert {f"test_{queries}query.json" for queries in row.tests} <= {p.name for p in folder.iterdir()}
+
+
+def test_a_paired_difference_is_by_hand(tmp_path):
+    (tmp_path / "a.csv").write_text("episode,accuracy\n0,0.5\n1,0.7\n2,0.9\n7,1\n")
+    (tmp_path / "b.csv").write_text("episode,accuracy\n2,0.6\n1,0.5\n0,0.4\n")
+    found = compare(tmp_path / "a.csv", tmp_path / "b.csv")  # differences 0.1, 0.2, 0.3
+    assert found == pytest.approx({"mean": 0.2, "ci95": 1.96 * 0.1 / 3**0.5, "episodes": 3})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the queue clones the repository")
+def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
+    rows = tmp_path / "rows.yaml"
+    rows.write_text(yaml.safe_dump([vars(ROW)]))
+    records = []
+    for kind in ("whole", "stopped"):
+        queue, results = tmp_path / kind, tmp_path / f"{kind}_results"
+        command = [sys.executable, "benchmarks/reproduce.py", f"--rows={rows}", f"--queue={queue}"]
+        command += [f"--results={results}", f"--data={tmp_path}"]
+        training = Training(ROW, queue, results)
+        assert training.state() == "waiting"
+        if kind == "stopped":
+            process = subprocess.Popen(command, cwd=ROOT)
+            while training.last_checkpoint is None:
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) != 0
+            assert not training.is_trained and "of 2000 updates, best validation" in training.state()
+        subprocess.run(command, cwd=ROOT, check=True)
+        assert training.state() == "complete"
+        records.append(training.target)
+    for name in ("config.yaml", "weights.safetensors", "test_100query.json", "test_100query.csv"):
+        assert (records[0] / name).read_bytes() == (records[1] / name).read_bytes()
+    runs = [json.loads((record / "run.json").read_text()) for record in records]
+    for run in runs:
+        assert run.pop("seconds")["training"] > 0
+    assert runs[0] == runs[1] and runs[0]["command"] == ROW.command
+    again = evaluate.main([f"--checkpoint={records[0]}", "--gpus=0"])
+    assert again == json.loads((records[0] / "test_100query.json").read_text())
