@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from benchmarks.workloads import Problem
+from few_shot.lit_models.chunks import chunks
 
 Step = Callable[[], Any]
 
@@ -23,8 +24,8 @@ def ours(problem: Problem) -> Step:
 
     def train() -> list[Tensor]:
         problem.zero_grad()
-        for chunk in lit_model.chunks(batch):
-            loss = lit_model.outer_scores(chunk).loss
+        for chunk in chunks(batch, lit_model.tasks_at_once):
+            loss = lit_model.training_scores(chunk).loss
             loss.backward(torch.full_like(loss, 1 / len(batch.index)))
         return problem.gradients()
 

@@ -142,7 +142,7 @@ def bare_loop(flags: tuple[str, ...], device: str) -> Rival:
         batch = EpisodeBatch(*(x.to(device) for x in next(batches)))
         batch = data.prepare(batch, "train", torch.float32)
         optimizer.zero_grad()
-        lit_model.outer_scores(batch).loss.mean().backward()
+        lit_model.training_scores(batch).loss.mean().backward()
         optimizer.step()
 
     def take_turn() -> float:

@@ -12,9 +12,12 @@ forward pass is vectorised over tasks with ``vmap``. A task's loss depends on it
 gradient of the *sum* of the losses holds every task's own gradient, and plain autograd computes it.
 """
 
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
+from typing import Any
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +27,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from few_shot.inner_optimizers import InnerOptimizer, Rates, Weights
+from few_shot.layer_errors import explain
 
 #: (fast weights [T, ...], inputs [T, n, ...]) -> predictions [T, n, out]
 Predict = Callable[[Weights, Tensor], Tensor]
@@ -37,11 +41,61 @@ def predictor(model: nn.Module) -> Predict:
     Any module works that does not change its buffers in the forward pass (``torch.func`` has
     ``replace_all_batch_norm_modules_`` for batch norm with running statistics).
     """
+    return over_tasks(model, lambda weights, x: functional_call(model, weights, (x,)))
 
-    def predict_one_task(weights: Weights, x: Tensor) -> Tensor:
-        return functional_call(model, weights, (x,))
 
-    return vmap(predict_one_task, randomness="different")
+def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) -> Callable[[Weights, Tensor], Any]:
+    """A function of one task's weights and inputs, made one of T tasks' at once.
+
+    ``vmap`` vectorises it. A model that ``vmap`` has no rule for, such as an LSTM, runs for one task after the other,
+    after one sentence that says so.
+
+    Args:
+        model: the model in the function.
+        of_one_task: (weights, inputs ``[n, ...]``) to a tensor, or to tensors in tuples and lists.
+    """
+    of_all_tasks = vmap(of_one_task, randomness="different")
+
+    def one_by_one(weights: Weights, x: Tensor) -> Any:
+        with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no second derivative
+            each = [of_one_task({name: w[i] for name, w in weights.items()}, x[i]) for i in range(len(x))]
+        return _stacked(each)
+
+    def predict(weights: Weights, x: Tensor) -> Any:
+        if torch.compiler.is_compiling():
+            return of_all_tasks(weights, x)
+        if model in _ONE_BY_ONE:
+            return one_by_one(weights, x)
+        try:
+            return of_all_tasks(weights, x)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = error
+        try:
+            predictions = one_by_one(weights, x)
+        except Exception as error:
+            raise explain(model, x[0], error) from error
+        _ONE_BY_ONE.add(model)
+        warnings.warn(
+            f"{type(model).__name__} runs for one task after the other, which is slower: "
+            f"it cannot be vectorised over tasks ({str(reason).splitlines()[0]}).",
+            stacklevel=2,
+        )
+        return predictions
+
+    return predict
+
+
+#: Models that ``vmap`` cannot run.
+_ONE_BY_ONE: WeakSet[nn.Module] = WeakSet()
+
+
+def _stacked(each: Sequence[Any]) -> Any:
+    """The tasks' tensors ``[...]``, or tensors in tuples and lists, as ``[T, ...]``."""
+    if isinstance(each[0], Tensor):
+        return torch.stack(list(each))
+    return type(each[0])(_stacked(of_all) for of_all in zip(*each, strict=True))
 
 
 def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:

@@ -1,26 +1,41 @@
-"""What is raised for a user's mistake and for a run that cannot go on."""
+"""What is raised for a user's mistake, and for a training that cannot go on."""
+
+from collections.abc import Sequence
 
 
 class BadInput(ValueError):
     """What the user gave cannot be used.
 
-    The message is one sentence that names the flag or the file and says what to do. The command line prints it
-    without a traceback and exits with status 2.
+    The message is one sentence. It names the argument (``inner_lr=-1``) or the file, and says what to do.
     """
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or its gradient is no longer finite; the message names the update, the tasks and the last checkpoint."""
+    """The loss or its gradient is no longer finite.
+
+    Args:
+        what: which of the two it is.
+        update: number of the outer update, counted from 1. The weights are still those before it.
+        tasks: numbers of the training tasks: those whose loss is not finite, or all of the update.
+    """
+
+    def __init__(self, what: str, update: int, tasks: Sequence[int]) -> None:
+        super().__init__(what, update, tasks)
+        self.what, self.update, self.tasks = what, update, list(tasks)
+
+    def __str__(self) -> str:
+        numbers = ", ".join(map(str, self.tasks))
+        return f"The {self.what} of update {self.update} is not finite (training tasks {numbers})."
 
 
-def at_least(least: int, value: int, flag: str) -> int:
-    """Return ``value``, or raise BadInput with the flag's name."""
+def at_least(least: int, value: int, name: str) -> int:
+    """Return ``value``, or raise BadInput with the argument's name."""
     if value < least:
-        raise BadInput(f"--{flag}={value} is too small: it must be at least {least}.")
+        raise BadInput(f"{name}={value} is too small: it must be at least {least}.")
     return value
 
 
-def above_zero(flag: str, value: float | None) -> None:
-    """Raise BadInput with the flag's name unless the value is above zero, or None."""
+def above_zero(name: str, value: float | None) -> None:
+    """Raise BadInput with the argument's name unless the value is above zero, or None."""
     if value is not None and not value > 0:
-        raise BadInput(f"--{flag}={value} must be above 0.")
+        raise BadInput(f"{name}={value} must be above 0.")

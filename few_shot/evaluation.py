@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from few_shot.metrics import METRICS
+
 #: An episode has diverged when its query loss is over this many times its own before adaptation.
 DIVERGED_FACTOR = 100.0
 
@@ -41,10 +43,11 @@ class EpisodeResults:
         return mean_ci95(self.loss[~self.diverged, step])
 
     def mean_metric(self, name: str, step: int = -1) -> tuple[float | None, float | None]:
-        """Likewise of the metric; a diverged episode counts 0 in an accuracy and is left out of an error."""
-        if name == "accuracy":
-            return mean_ci95(np.where(self.diverged, 0.0, self.metric[:, step]))
-        return mean_ci95(self.metric[~self.diverged, step])
+        """Mean ± 95 % interval of the metric; what a diverged episode counts as, the metric says."""
+        instead = METRICS[name].when_diverged
+        if instead is None:
+            return mean_ci95(self.metric[~self.diverged, step])
+        return mean_ci95(np.where(self.diverged, instead, self.metric[:, step]))
 
 
 def mean_ci95(values: NDArray) -> tuple[float | None, float | None]:
@@ -85,18 +88,19 @@ def write_episodes(results: EpisodeResults, metric: str, path: Path) -> None:
 
 def table(summary: dict[str, Any]) -> str:
     """The summary as text: one line per inner step."""
-    accuracy = summary["metric"] == "accuracy"
-    scale, unit = (100.0, " %") if accuracy else (1.0, "")
-    lines = [f"{'inner steps':>11}  {'accuracy' if accuracy else 'MSE'} ± 95 % CI over {summary['episodes']} episodes"]
+    metric = METRICS[summary["metric"]]
+    unit = metric.unit
+    lines = [f"{'inner steps':>11}  {metric.title} ± 95 % CI over {summary['episodes']} episodes"]
 
     def number(value: float | None) -> str:
-        return "undefined" if value is None else f"{scale * value:.{2 if accuracy else 4}f}"
+        return "undefined" if value is None else f"{metric.scale * value:.{metric.digits}f}"
 
     for row in summary["per_step"]:
         lines.append(f"{row['step']:>11}  {number(row['mean'])} ± {number(row['ci95'])}{unit}")
     if summary["diverged"]:
         named = ", ".join(map(str, summary["diverged_episodes"][:10])) + (" …" if summary["diverged"] > 10 else "")
-        counted = "counted as 0" if accuracy else "left out of the mean"
+        instead = metric.when_diverged
+        counted = "left out of the mean" if instead is None else f"counted as {instead:g}"
         lines.append(f"{summary['diverged']} of {summary['episodes']} episodes diverged ({counted}): {named}")
     if "ensemble" in summary:
         of = summary["ensemble"]

@@ -34,7 +34,7 @@ def maml(model, loss, **arguments):
 
 def outer_gradient_error(lit_model, loss, batch):
     """Relative, against the plain loop on the CPU."""
-    gradient = flat_gradient(lit_model.outer_scores(moved(batch, torch.float64)).loss.mean(), lit_model.model)
+    gradient = flat_gradient(lit_model.training_scores(moved(batch, torch.float64)).loss.mean(), lit_model.model)
     oracle = meta_gradient(lit_model.model.cpu(), getattr(F, loss), batch, STEPS, RATE)
     return relative_error(gradient.cpu(), oracle)
 

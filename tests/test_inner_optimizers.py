@@ -123,8 +123,8 @@ def test_the_state_is_carried_from_step_to_step(float64):
     for name in ("momentum", "adam"):
         twice = lit_maml(name, inner_loop_steps=2)
         plain = lit_maml("sgd", inner_loop_steps=2)
-        *_, one = twice.adapt(batch, 2)
-        *_, other = plain.adapt(batch, 2)
+        *_, one = twice.adapt(batch.support_x, batch.support_y, 2)
+        *_, other = plain.adapt(batch.support_x, batch.support_y, 2)
         assert relative_error(one["3.weight"], other["3.weight"]) > 1e-6
     sgd = lit_maml("sgd", inner_loop_steps=2)
     oracle = meta_loss(sgd.model, torch.nn.functional.mse_loss, batch, 2, sgd.inner_lr)

@@ -147,7 +147,7 @@ def clear_errors() -> Iterator[None]:
     except BadInput as error:
         fail(_program(), _with_dashes(str(error)))
     except TrainingDiverged as error:
-        say(str(error))
+        say(" ".join([str(error), *getattr(error, "__notes__", [])]))
         sys.exit(1)
 
 
@@ -200,7 +200,7 @@ def parse(
     for flag in sorted(unused & {token[2:].partition("=")[0] for token in argv if token.startswith("--")}):
         raise BadInput(f"--{flag} has no use here: {_program()} takes it from the checkpoint, or does without.")
     parser = _parser(description, extra, classes)
-    names = {flag: [n for n in _argument_names(cls) if n not in FILLED_IN[flag]] for flag, cls in classes.items()}
+    names = {flag: [n for n in _argument_names(cls) if n not in _left_out(flag, cls)] for flag, cls in classes.items()}
     if unknown := set(from_file) - set(parser.flags):
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")
 
@@ -256,11 +256,11 @@ def _parser(description: str, extra: type | None, classes: dict[str, type], unus
         choices.add_argument(f"--{flag}", metavar="NAME", type=str | None, default=default, help=text)
         taken.add(flag)
     for flag, cls in classes.items():
-        if set(_argument_names(cls)) <= taken | FILLED_IN[flag]:
+        if set(_argument_names(cls)) <= taken | _left_out(flag, cls):
             continue  # a heading alone
         summary = " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].replace("``", "").split())
         group = parser.add_argument_group(f"{KINDS[flag][0].capitalize()} {cls.__name__}", summary)
-        taken |= set(_add_arguments(group, cls, taken | FILLED_IN[flag]))
+        taken |= set(_add_arguments(group, cls, taken | _left_out(flag, cls)))
     taken |= set(_add_arguments(parser.add_argument_group("How to run"), RunOptions, taken))
     parser.flags = taken - unused
     _offered.update(parser.flags)
@@ -272,6 +272,11 @@ def _add_arguments(group: Any, cls: type, skip: Set[str]) -> list[str]:
     return group.add_class_arguments(
         cls, None, as_group=False, skip=set(skip) & set(_argument_names(cls)), fail_untyped=False
     )
+
+
+def _left_out(flag: str, cls: type) -> set[str]:
+    """Arguments that are no flags: those that the run fills in, and those that the class has no use for."""
+    return FILLED_IN[flag] | set(getattr(cls, "unused", ()))
 
 
 def _argument_names(cls: type | None) -> list[str]:

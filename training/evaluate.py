@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import load_weights
 from training.process import set_up_process
-from training.run_folder import RunFolder, ensemble_of, make_folder, mode_of
+from training.run_folder import RunFolder, ensemble_of, make_folder
 from training.terminal import print_result
 from training.testing import test
 from training.trainer import build_trainer
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
         checkpoint = Path(experiment.extra["checkpoint"])
         load_weights(lit_model, str(checkpoint), "checkpoint")
-        mode = mode_of(data.metric)
+        mode = METRICS[data.metric].mode
         members = ensemble_of(checkpoint.parent, options.ensemble, mode) if options.ensemble else []
         output = None
         if experiment.extra["output_dir"] is not None:

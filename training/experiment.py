@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import StrategyRegistry
 
 from few_shot.episodes import Split
-from few_shot.errors import BadInput, at_least
+from few_shot.errors import BadInput, above_zero, at_least
 from training.run_folder import read_checkpoint
 from training.terminal import is_first_process
 
@@ -54,6 +54,10 @@ class RunOptions:
             the CPU). It makes an update of mini-ImageNet twice as fast.
         wandb: whether to log to Weights & Biases too. Without a network or an API key it logs offline, into the run's
             folder.
+        track_grad_norm: log the outer gradient's norm of this order, before it is clipped; --track_grad_norm alone is
+            2, the Euclidean norm, null logs none.
+        log_gradient_histograms: whether to log a histogram of each parameter's outer gradient, to TensorBoard and
+            Weights & Biases.
     """
 
     log_dir: str = "logs"
@@ -78,12 +82,15 @@ class RunOptions:
     resume: str | None = None
     keep_memory: bool = True
     wandb: bool = False
+    track_grad_norm: float | None = None
+    log_gradient_histograms: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
             value = getattr(self, name)
             if value is not None:
                 at_least(1, value, name)
+        above_zero("track_grad_norm", self.track_grad_norm)
         if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
             raise BadInput(
                 f"--strategy={self.strategy} is unknown: Lightning has "
@@ -130,7 +137,6 @@ class Experiment:
         lit_model = self.classes["lit_model_class"](
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )
-        lit_model.config = self.config
         if self.options.compile:
             lit_model.compile_outer_step()
         return data, lit_model

@@ -15,13 +15,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
+from few_shot.metrics import METRICS
 from training import visualize
 from training.command_line import clear_errors, parse
 from training.devices import device_name
 from training.experiment import Experiment, load_weights
 from training.loggers import close, log_picture
 from training.process import set_up_process
-from training.run_folder import RunFolder, ensemble_of, mode_of, read_checkpoint
+from training.run_folder import RunFolder, ensemble_of, read_checkpoint
 from training.terminal import print_result
 from training.testing import test
 from training.trainer import build_trainer
@@ -45,7 +46,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     resumed_at = None
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
-        if experiment.resumed_from["outer_optimizer"] != lit_model.outer_optimizer:
+        if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
         resumed_at = read_checkpoint(options.resume, "resume")["global_step"]
     folder = RunFolder.start(options.log_dir, experiment.name, options.resume)
@@ -63,7 +64,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         if options.limit_test_batches != 0:
             started = time.perf_counter()
             kept = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
-            members = ensemble_of(kept, options.ensemble, mode_of(data.metric)) if options.ensemble else []
+            members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
             summary = test(trainer, lit_model, data, best, members, folder)
             folder.add_cost(trainer.global_step, test=time.perf_counter() - started)
         draw(lit_model, data, trainer, folder)

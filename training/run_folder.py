@@ -254,11 +254,6 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
     return checkpoint
 
 
-def mode_of(metric: str) -> str:
-    """Whether more of a metric is better, ``max``, or less, ``min``."""
-    return "max" if metric == "accuracy" else "min"
-
-
 def ranked(scores: Mapping[str, Any], folder: Path, mode: str) -> list[tuple[str, Any]]:
     """Checkpoints with their validation scores, best first.
 

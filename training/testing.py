@@ -5,7 +5,8 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
-from few_shot.evaluation import summarize, table
+from few_shot.evaluation import EpisodeResults, summarize, table
+from few_shot.lit_models.ensemble import LitEnsemble
 from training.run_folder import RunFolder
 from training.terminal import print_result
 
@@ -26,18 +27,16 @@ def test(
         folder: where to write the result; None to write nothing.
     """
 
-    def summary() -> dict[str, Any]:
-        return summarize(lit_model.results, lit_model.metric, data.eval_seed, lit_model.transductive)
+    def summary(results: EpisodeResults) -> dict[str, Any]:
+        return summarize(results, data.metric, data.eval_seed, lit_model.transductive)
 
     trainer.test(lit_model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    results, found = {"test": lit_model.results}, summary()
+    results, found = {"test": lit_model.results}, summary(lit_model.results)
     if members:
-        own = {name: value.clone() for name, value in lit_model.state_dict().items()}
-        lit_model.members = list(members)
-        trainer.test(lit_model, datamodule=data, verbose=False)
-        lit_model.members = []
-        lit_model.load_state_dict(own)
-        results["ensemble"], found["ensemble"] = lit_model.results, {"members": len(members)} | summary()
+        ensemble: Any = LitEnsemble(lit_model, members)
+        trainer.test(ensemble, datamodule=data, verbose=False)
+        results["ensemble"] = ensemble.results
+        found["ensemble"] = {"members": len(members)} | summary(ensemble.results)
     if folder is not None:
         folder.write_results(found, results)
     print_result(f"\n{table(found)}\n")

@@ -6,11 +6,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.profilers import SimpleProfiler
 
+from few_shot.metrics import METRICS
 from training.callbacks import Cost, EndlessEpoch, Progress, RunCheckpoint
 from training.devices import processes
 from training.experiment import Experiment
+from training.learner_callbacks import GradientLog, LastGoodCheckpoint, RunConfig
 from training.loggers import make_loggers
-from training.run_folder import RunFolder, mode_of
+from training.run_folder import RunFolder
 
 
 def build_trainer(
@@ -24,9 +26,11 @@ def build_trainer(
         resumed_at: outer updates that the run had done when it was resumed; None for a new run.
     """
     options = experiment.options
-    monitor, mode = f"val_{metric}", mode_of(metric)
+    monitor, mode = f"val_{metric}", METRICS[metric].mode
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
-    callbacks: list[Callback] = [EndlessEpoch(), Progress()]
+    callbacks: list[Callback] = [EndlessEpoch(), Progress(), RunConfig(experiment.config), LastGoodCheckpoint()]
+    if options.track_grad_norm is not None or options.log_gradient_histograms:
+        callbacks.append(GradientLog(options.track_grad_norm, options.log_gradient_histograms))
     if folder is not None:
         place: dict[str, Any] = {"dirpath": folder.checkpoints, "save_on_train_epoch_end": False}
         keep = max(1, options.ensemble)

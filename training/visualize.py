@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from few_shot.errors import BadInput
+from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import RunOptions, load_weights
 from training.run_folder import RunFolder, make_folder
@@ -50,9 +51,9 @@ def draw_curves(folder: RunFolder) -> Path | None:
     curves = {
         f"{part}_{quantity}": folder.curve(f"{part}_{quantity}")
         for part in ("train", "val")
-        for quantity in ("loss", "accuracy", "mse")
+        for quantity in ("loss", *METRICS)
     }
-    quantities = [q for q in ("loss", "accuracy", "mse") if curves[f"train_{q}"] or curves[f"val_{q}"]]
+    quantities = [q for q in ("loss", *METRICS) if curves[f"train_{q}"] or curves[f"val_{q}"]]
     if not quantities:
         return None
     figure, axes = plt.subplots(1, len(quantities), figsize=(6 * len(quantities), 4), squeeze=False)
@@ -73,9 +74,10 @@ def draw_curves(folder: RunFolder) -> Path | None:
                 margin = np.array([ci95[int(update)] for update in updates])
                 axis.fill_between(updates, values - margin, values + margin, color=colour, alpha=0.2, label="95 % CI")
         logged = [value for part in ("train", "val") for _, value in curves[f"{part}_{quantity}"]]
-        if quantity != "accuracy" and min(logged) > 0:
+        metric = METRICS.get(quantity)
+        if (metric is None or metric.mode == "min") and min(logged) > 0:
             axis.set_yscale("log")
-        axis.set(xlabel="outer updates", ylabel={"mse": "mean squared error"}.get(quantity, quantity))
+        axis.set(xlabel="outer updates", ylabel=metric.description if metric else quantity)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.suptitle(folder.path.absolute().parent.name)
@@ -124,7 +126,7 @@ def draw_fit(
     x = torch.as_tensor(at, dtype=dtype, device=device)[None, :, None]
     with torch.no_grad():
         predictions = lit_model.predictions_of(x)
-        for step, fast_weights in enumerate(lit_model.adapt(batch, max(shown_steps))):
+        for step, fast_weights in enumerate(lit_model.adapt(batch.support_x, batch.support_y, max(shown_steps))):
             if step in shown_steps:
                 colour, line = styles.get(step, ("tab:purple", "-."))
                 label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from few_shot.data.augment import augment
 from few_shot.data.image_store import ImageStore
@@ -87,7 +87,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Endless meta-batches from the update the run has reached; this process gets its share of each."""
-        rank, world_size, first_update = self._place()
+        rank, world_size = self._place()
         if world_size > self.batch_size:
             raise BadInput(
                 f"--batch_size={self.batch_size} is fewer tasks than the {world_size} processes that share them: "
@@ -96,7 +96,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         mine = np.asarray(share(self.batch_size, rank, world_size))
         numbers = functools.partial(_numbers, mine, self.batch_size)
         batches = MetaBatches(self, "train", self.seed, numbers, self.updates_at_once)
-        return self._loader(batches, _UpdatesFrom(first_update))
+        return self._loader(batches, _UpdatesFromNow(self))
 
     def val_dataloader(self) -> DataLoader:
         return self._evaluation_loader("val", self.val_episodes)
@@ -104,25 +104,27 @@ class EpisodeDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._evaluation_loader(self.test_split, self.test_episodes)
 
+    def predict_dataloader(self) -> DataLoader:
+        return self.test_dataloader()
+
     def _evaluation_loader(self, split: Split, episodes: int) -> DataLoader:
-        rank, world_size, _ = self._place()
+        rank, world_size = self._place()
         if world_size > episodes:
             flag = "val_episodes" if split == "val" else "test_episodes"
             raise BadInput(f"--{flag}={episodes} is fewer than the {world_size} processes that share them.")
         mine = np.asarray(share(episodes, rank, world_size))
         batches = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
-        return self._loader(MetaBatches(self, split, self.eval_seed, batches.__getitem__), range(len(batches)))
+        return self._loader(MetaBatches(self, split, self.eval_seed, batches.__getitem__), _InOrder(len(batches)))
 
     def __getstate__(self) -> dict:
         """A worker process that is spawned gets everything but the trainer, which cannot be pickled."""
         return {**self.__dict__, "trainer": None}
 
-    def _place(self) -> tuple[int, int, int]:
-        """This process's rank, the number of processes and the update the run has reached."""
-        trainer = self.trainer
-        return (0, 1, 0) if trainer is None else (trainer.global_rank, trainer.world_size, trainer.global_step)
+    def _place(self) -> tuple[int, int]:
+        """This process's rank, and the number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _loader(self, dataset: "MetaBatches", sampler: Sampler | range) -> DataLoader:
+    def _loader(self, dataset: "MetaBatches", sampler: Sampler) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size=None,
@@ -139,7 +141,8 @@ class EpisodeDataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
         """Bring inputs and regression targets to the model's number type, on its device."""
         assert self.trainer is not None, "a Trainer moves batches; by hand, call prepare()"
-        split: Split = "train" if self.trainer.training else self.test_split if self.trainer.testing else "val"
+        of_test = self.trainer.testing or self.trainer.predicting
+        split: Split = "train" if self.trainer.training else self.test_split if of_test else "val"
         dtype: Any = self.trainer.lightning_module.dtype
         return self.prepare(batch, split, dtype)
 
@@ -209,7 +212,7 @@ class ImageEpisodes(EpisodeDataModule):
             BadInput: there are not as many classes to train on as asked for, or an episode asks for more classes, or
                 more images of a class, than a split has.
         """
-        new = [s for s in ([self.test_split] if stage == "test" else SPLITS) if s not in self.stores]
+        new = [s for s in ([self.test_split] if stage in ("test", "predict") else SPLITS) if s not in self.stores]
         folder = self.build_store() if new else Path()
         for split in new:
             store = self.open_store(folder, split)
@@ -291,14 +294,37 @@ class MetaBatches(Dataset):
         return self._drawn[i]
 
 
-class _UpdatesFrom(Sampler):
-    """first, first + 1, … without an end: training is one endless epoch."""
+class _Share(DistributedSampler):
+    """The batches of this process. Lightning would share them out once more, but leaves samplers of this kind alone."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self) -> None:  # the base class asks for a data set to share out
+        pass
+
+
+class _InOrder(_Share):
+    """0, 1, …, as many as there are."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first)
+        return iter(range(self.batches))
+
+    def __len__(self) -> int:
+        return self.batches
+
+
+class _UpdatesFromNow(_Share):
+    """The update that the run has reached, the next, … without an end."""
+
+    def __init__(self, data: EpisodeDataModule) -> None:
+        self.data = data
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(0 if self.data.trainer is None else self.data.trainer.global_step)
+
+    def __len__(self) -> int:
+        raise TypeError("training has no end")
 
 
 def _numbers(mine: NDArray, batch_size: int, update: int) -> NDArray:

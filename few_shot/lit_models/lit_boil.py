@@ -22,7 +22,7 @@ class LitBOIL(LitMAML):
         self.head = head_name(self.model)
         if not self.adapted_weights():
             name = type(model).__name__
-            raise BadInput(f"--lit_model_class=LitBOIL adapts a model's body, and {name} has only a head.")
+            raise BadInput(f"LitBOIL adapts a model's body, and {name} has only a head.")
 
     def adapted_weights(self) -> Weights:
         """All parameters but the head's."""

@@ -1,7 +1,7 @@
 """Implicit MAML (Rajeswaran, Finn, Kakade & Levine 2019, https://arxiv.org/abs/1909.04630)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class LitIMAML(LitMAML):
         BadInput: a number is out of its range.
     """
 
+    unused: ClassVar = {"first_order": "its gradient does not pass through the inner steps"}
+
     def __init__(
         self,
         model: nn.Module,
@@ -48,9 +50,9 @@ class LitIMAML(LitMAML):
         self.proximal_strength = proximal_strength
         self.cg_steps = at_least(1, cg_steps, "cg_steps")
 
-    def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
+    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> Iterator[Weights]:
         """Yield the tasks' fast weights before the first proximal step and after each."""
-        initial = stack(self.adapted_weights(), len(batch.index))
+        initial = stack(self.adapted_weights(), len(support_x))
 
         def proximal(weights: Weights, gradients: Weights, rates: Rates, state: Any) -> tuple[Weights, Any]:
             """A step of the inner optimiser on the support loss with its pull to the initial weights."""
@@ -70,7 +72,7 @@ class LitIMAML(LitMAML):
             return stepped, (weights, pulled, size, share, inner_state)
 
         return inner_loop(
-            self.support_loss(batch),
+            self.support_loss(support_x, support_y),
             initial,
             steps=steps,
             optimizer=proximal,
@@ -80,14 +82,14 @@ class LitIMAML(LitMAML):
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         """The query losses at the inner loop's end, with the implicit gradient."""
         with torch.no_grad():
-            fast_weights = last(self.adapt(batch, self.inner_loop_steps))
+            fast_weights = last(self.adapt(batch.support_x, batch.support_y, self.inner_loop_steps))
         names = list(fast_weights)
         leaves = [w.detach().requires_grad_() for w in fast_weights.values()]
         weights = dict(zip(names, leaves, strict=True))
         with torch.enable_grad():
             loss, metric = self.scores(self.predictions_of(batch.query_x)(weights), batch.query_y)
             query_gradients = torch.autograd.grad(loss.sum(), leaves, materialize_grads=True)
-            support_loss = self.support_loss(batch)(weights).sum()
+            support_loss = self.support_loss(batch.support_x, batch.support_y)(weights).sum()
             slopes = torch.autograd.grad(support_loss, leaves, create_graph=True, materialize_grads=True)
 
         def multiply(vector: list[Tensor]) -> list[Tensor]:

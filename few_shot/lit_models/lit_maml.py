@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from few_shot.adaptation import inner_loop, norm_parameters, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
-from few_shot.folded import Layer, assemble, folded_predictor, split
+from few_shot.fast_path.folded import Layer, assemble, folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 
@@ -49,13 +49,14 @@ class LitMAML(LitMetaLearner):
         self.fast_path = fast_path
 
     def compile_outer_step(self) -> None:
+        """Compile the step for training, when it is first called; what cannot be compiled runs as it is."""
         _ = self.folded_layers  # found now, for the search cannot be compiled
         super().compile_outer_step()
 
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
         if batch.support_x.device.type == "cpu" and self.folds_convolutions:
             return "on the CPU the fast path of a convolutional network is faster than compiled code"
-        return None
+        return super().reason_not_to_compile(batch)
 
     @cached_property
     def folds_convolutions(self) -> bool:
@@ -85,10 +86,10 @@ class LitMAML(LitMetaLearner):
 
         return predictions
 
-    def support_loss(self, batch: EpisodeBatch) -> Callable[[Weights], Tensor]:
+    def support_loss(self, support_x: Tensor, support_y: Tensor) -> Callable[[Weights], Tensor]:
         """Each task's support loss ``[T]`` as a function of the fast weights."""
-        predictions = self.predictions_of(batch.support_x)
-        return lambda fast_weights: self.loss(predictions(fast_weights), batch.support_y)
+        predictions = self.predictions_of(support_x)
+        return lambda fast_weights: self.loss(predictions(fast_weights), support_y)
 
     def adapted_weights(self) -> Weights:
         """The parameters that the inner loop adapts: here all that are trained, or all but normalisation's."""
@@ -99,11 +100,20 @@ class LitMAML(LitMetaLearner):
         """Each adapted parameter's inner learning rate at a step: here one constant."""
         return dict.fromkeys(self.adapted_weights(), self.inner_lr)
 
-    def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
-        """Yield the tasks' fast weights before the first inner step and after each."""
+    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> Iterator[Weights]:
+        """Yield the tasks' fast weights ``[T, ...]`` before the first inner step and after each.
+
+        Give them to what :meth:`predictions_of` returns. The initial weights stay as they are. Under
+        ``torch.no_grad()`` no graph is kept.
+
+        Args:
+            support_x: the tasks' inputs, ``[T, n, ...]``.
+            support_y: their targets, ``[T, n]`` for class labels or ``[T, n, 1]`` for numbers.
+            steps: inner steps, 0 or more.
+        """
         return inner_loop(
-            self.support_loss(batch),
-            stack(self.adapted_weights(), len(batch.index)),
+            self.support_loss(support_x, support_y),
+            stack(self.adapted_weights(), len(support_x)),
             steps=steps,
             optimizer=self.inner_optimizer,
             rates=self.inner_rates,
@@ -111,12 +121,13 @@ class LitMAML(LitMetaLearner):
         )
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
-        *_, fast_weights = self.adapt(batch, self.inner_loop_steps)
+        *_, fast_weights = self.adapt(batch.support_x, batch.support_y, self.inner_loop_steps)
         return self.scores(self.predictions_of(batch.query_x)(fast_weights), batch.query_y)
 
     def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
         predictions = self._query_predictions(batch)
-        return [predictions(w) for step, w in enumerate(self.adapt(batch, max(steps))) if step in steps]
+        adapted = self.adapt(batch.support_x, batch.support_y, max(steps))
+        return [predictions(weights) for step, weights in enumerate(adapted) if step in steps]
 
     def _query_predictions(self, batch: EpisodeBatch) -> Callable[[Weights], Tensor]:
         if self.transductive:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from few_shot.adaptation import over_tasks
 from few_shot.episodes import EpisodeBatch
-from few_shot.errors import at_least
+from few_shot.errors import BadInput, at_least
 from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models.base import TaskScores
 from few_shot.lit_models.lit_maml import LitMAML
@@ -39,7 +40,8 @@ class LitMAMLPlusPlus(LitMAML):
             (BNWB), instead of being adapted by the inner loop.
         first_order_updates: outer updates at the beginning that are first order (DA); 0 for none, as in the authors'
             configuration.
-        outer_schedule: keep the outer rate, or let it fall to zero along a cosine over max_steps (CA).
+        outer_schedule: keep the outer rate, or let it fall to zero along a cosine over the training (CA).
+        transductive: as in MAML; None is true, but false where running statistics are kept, which true excludes.
     """
 
     step_weights: Tensor
@@ -53,9 +55,10 @@ class LitMAMLPlusPlus(LitMAML):
         per_step_bn_weights: bool = True,
         first_order_updates: int = 0,
         outer_schedule: Literal["constant", "cosine"] = "cosine",
+        transductive: bool | None = None,
         **maml,
     ) -> None:
-        super().__init__(model, outer_schedule=outer_schedule, **maml)
+        super().__init__(model, outer_schedule=outer_schedule, transductive=transductive is not False, **maml)
         self.multi_step_loss_updates = at_least(0, multi_step_loss_updates, "multi_step_loss_updates")
         self.first_order_updates = at_least(0, first_order_updates, "first_order_updates")
         self.always_first_order = self.first_order
@@ -69,6 +72,11 @@ class LitMAMLPlusPlus(LitMAML):
                     self.model.set_submodule(name, per_step)
                     self.norms.append(per_step)
         if per_step_bn_statistics and self.norms:
+            if transductive:
+                raise BadInput(
+                    "transductive=true and per_step_bn_statistics=true exclude each other: with running statistics, "
+                    "no query sample sees another."
+                )
             self.transductive = False
         self.rates: nn.ParameterList | None = None
         if learned_rates:
@@ -89,12 +97,12 @@ class LitMAMLPlusPlus(LitMAML):
         step = min(step, self.inner_loop_steps - 1)
         return {name: rate[step] for name, rate in zip(self.adapted_weights(), self.rates, strict=True)}
 
-    def adapt(self, batch: EpisodeBatch, steps: int) -> Iterator[Weights]:
+    def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> Iterator[Weights]:
         """Yield the tasks' fast weights before the first inner step and after each.
 
         Batch norm is at the step that led to them, for the query samples; then at the step that comes next.
         """
-        for step, fast_weights in enumerate(super().adapt(batch, steps)):
+        for step, fast_weights in enumerate(super().adapt(support_x, support_y, steps)):
             self._at_step(max(step - 1, 0))
             yield fast_weights
             self._at_step(step)
@@ -103,10 +111,16 @@ class LitMAMLPlusPlus(LitMAML):
         for norm in self.norms:
             norm.step = step
 
+    def forward(self, x: Tensor) -> Tensor:
+        """The model's predictions for ``x`` with the initial weights, and batch norm at step 0."""
+        for norm in self.norms:
+            norm.step = 0
+        return super().forward(x)
+
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         if self.last_step_alone:
             return super().outer_scores(batch)
-        adapted = itertools.islice(self.adapt(batch, self.inner_loop_steps), 1, None)
+        adapted = itertools.islice(self.adapt(batch.support_x, batch.support_y, self.inner_loop_steps), 1, None)
         predictions = self.predictions_of(batch.query_x)
         scores = [self.scores(predictions(fast_weights), batch.query_y) for fast_weights in adapted]
         loss = torch.einsum("s,st->t", self.step_weights, torch.stack([s.loss for s in scores]))
@@ -133,8 +147,10 @@ class LitMAMLPlusPlus(LitMAML):
             predictions = functional_call(self.model, weights, (x,))
             return predictions, [norm.batch_statistics for norm in self.norms]
 
+        predict = over_tasks(self.model, predict_one_task)
+
         def predictions(fast_weights: Weights) -> Tensor:
-            found, statistics = vmap(predict_one_task, randomness="different")(fast_weights, x)
+            found, statistics = predict(fast_weights, x)
             for norm, (mean, var) in zip(self.norms, statistics, strict=True):
                 norm.batch_statistics = None
                 norm.collect(mean, var)

@@ -1,5 +1,7 @@
 """Meta-SGD (Li, Zhou, Chen & Li 2017, https://arxiv.org/abs/1707.09835, section 3.1)."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -23,6 +25,8 @@ class LitMetaSGD(LitMAML):
         BadInput: the bounds are not 0 < min <= max.
     """
 
+    unused: ClassVar = {"inner_lr": "its inner rates start between inner_lr_min and inner_lr_max"}
+
     def __init__(
         self,
         model: nn.Module,
@@ -33,7 +37,7 @@ class LitMetaSGD(LitMAML):
     ) -> None:
         super().__init__(model, inner_lr=inner_lr_max, inner_loop_steps=inner_loop_steps, **maml)
         if not 0 < inner_lr_min <= inner_lr_max:
-            raise BadInput(f"--inner_lr_min={inner_lr_min} must be above 0 and at most --inner_lr_max={inner_lr_max}.")
+            raise BadInput(f"inner_lr_min={inner_lr_min} must be above 0 and at most inner_lr_max={inner_lr_max}.")
         self.rates = nn.ParameterList(
             torch.empty_like(p).uniform_(inner_lr_min, inner_lr_max) for p in self.adapted_weights().values()
         )

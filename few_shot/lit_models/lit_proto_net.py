@@ -1,5 +1,7 @@
 """Prototypical networks (Snell, Swersky & Zemel 2017, https://arxiv.org/abs/1703.05175)."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,7 +9,9 @@ from torch import Tensor, nn
 from few_shot.adaptation import head_name, predict_apart, predictor
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
+from few_shot.inner_optimizers import Weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
+from few_shot.metrics import METRICS
 
 
 class LitProtoNet(LitMetaLearner):
@@ -22,13 +26,24 @@ class LitProtoNet(LitMetaLearner):
     """
 
     fixed_ways = False
+    unused: ClassVar = {"test_inner_loop_steps": "it has no inner loop"}
 
     def __init__(self, model: nn.Module, **outer) -> None:
         super().__init__(model, test_inner_loop_steps=0, **outer)
-        if self.metric != "accuracy":
-            raise BadInput("--lit_model_class=LitProtoNet needs classes, and this data set has none.")
+        self._refuse_numbers()
         self.model.set_submodule(head_name(self.model), nn.Identity())
-        self.embed = predictor(self.model)
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._refuse_numbers()
+
+    def _refuse_numbers(self) -> None:
+        if self.metric is not None and not METRICS[self.metric].of_classes:
+            raise BadInput("LitProtoNet needs classes, and this data set has none.")
+
+    def embed(self, weights: Weights, x: Tensor) -> Tensor:
+        """The embeddings of ``x`` ``[T, n, ...]``, ``[T, n, features]``."""
+        return predictor(self.model)(weights, x)
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         return self.scores(self.logits(batch, transductive=True), batch.query_y)

@@ -13,6 +13,21 @@ class LitRandom(LitMAML):
     other.
     """
 
+    unused = dict.fromkeys(
+        (
+            "inner_loop_steps",
+            "first_order",
+            "outer_optimizer",
+            "outer_lr",
+            "outer_schedule",
+            "tasks_at_once",
+            "weight_decay",
+            "gradient_clip_val",
+            "gradient_clip_algorithm",
+        ),
+        "nothing is trained",
+    )
+
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """Count one outer update, without a gradient, and end the training."""
         optimizer: Any = self.optimizers()

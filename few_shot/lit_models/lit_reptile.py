@@ -1,5 +1,7 @@
 """Reptile (Nichol, Achiam & Schulman 2018, https://arxiv.org/abs/1803.02999)."""
 
+from typing import ClassVar
+
 import torch
 
 from few_shot.adaptation import last, with_gradients
@@ -18,11 +20,13 @@ class LitReptile(LitMAML):
     samples of a task (the paper draws a mini-batch of them).
     """
 
+    unused: ClassVar = {"first_order": "its outer gradient is the way from the initial to the fast weights"}
+
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         """The fast weights' loss on the samples they adapted to, with the gradient θ - θ_i."""
         x, y = batch.all_samples()
         with torch.no_grad():
-            fast_weights = last(self.adapt(batch._replace(support_x=x, support_y=y), self.inner_loop_steps))
+            fast_weights = last(self.adapt(x, y, self.inner_loop_steps))
             loss, metric = self.scores(self.predictions_of(x)(fast_weights), y)
             weights = self.adapted_weights()
             way_back = {name: w - fast_weights[name] for name, w in weights.items()}

@@ -4,11 +4,12 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from few_shot.arguments import RemembersArguments
 from few_shot.errors import BadInput, at_least
 from few_shot.models.norm import Activation, InitialWeights, Norm, check_dropout, initialize, make_activation, make_norm
 
 
-class Conv4(nn.Module):
+class Conv4(RemembersArguments, nn.Module):
     """Four blocks of 3x3 convolution, norm, activation and halving, then a linear head.
 
     It maps ``[n, C, H, W]`` to ``[n, output_size]``.
@@ -42,7 +43,7 @@ class Conv4(nn.Module):
         at_least(1, width, "width")
         check_dropout(dropout)
         if len(input_shape) != 3:
-            raise BadInput(f"--model_class=Conv4 takes images [channels, height, width], not samples of {input_shape}.")
+            raise BadInput(f"Conv4 takes images [channels, height, width], not samples of {input_shape}.")
         channels, height, width_in = input_shape
         strided = downsample == "stride"
         blocks: list[nn.Module] = []
@@ -60,7 +61,7 @@ class Conv4(nn.Module):
         if strided:
             blocks.append(nn.AdaptiveAvgPool2d(1))
         elif min(height, width_in) < 16:
-            raise BadInput(f"--model_class=Conv4 halves four times and needs 16x16 pixels, not {height}x{width_in}.")
+            raise BadInput(f"Conv4 halves four times and needs 16x16 pixels, not {height}x{width_in}.")
         features = width if strided else width * (height // 16) * (width_in // 16)
         self.body = nn.Sequential(*blocks, nn.Flatten())
         self.head = nn.Linear(features, output_size)

@@ -53,4 +53,4 @@ def initialize(body: nn.Module, head: nn.Linear, kind: InitialWeights) -> None:
 def check_dropout(probability: float) -> None:
     """Raise BadInput unless the probability is one, and below 1."""
     if not 0 <= probability < 1:
-        raise BadInput(f"--dropout={probability} is no probability from 0 to below 1.")
+        raise BadInput(f"dropout={probability} is no probability from 0 to below 1.")

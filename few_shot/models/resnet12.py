@@ -5,6 +5,7 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from few_shot.arguments import RemembersArguments
 from few_shot.errors import BadInput, at_least
 from few_shot.models.norm import Norm, check_dropout, make_norm
 
@@ -28,7 +29,7 @@ class _Block(nn.Module):
         return F.max_pool2d(F.leaky_relu(self.residual(x) + self.shortcut(x), 0.1), 2)
 
 
-class ResNet12(nn.Module):
+class ResNet12(RemembersArguments, nn.Module):
     """Four residual blocks, mean over space and a linear head; ``[n, C, H, W]`` to ``[n, output_size]``.
 
     Args:
@@ -51,9 +52,7 @@ class ResNet12(nn.Module):
         at_least(1, width, "width")
         check_dropout(dropout)
         if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-            raise BadInput(
-                f"--model_class=ResNet12 takes images of 16x16 pixels or more, not samples of {input_shape}."
-            )
+            raise BadInput(f"ResNet12 takes images of 16x16 pixels or more, not samples of {input_shape}.")
         channels = [input_shape[0], width, 2 * width, 4 * width, 8 * width]
         blocks: list[nn.Module] = []
         for channels_in, channels_out in itertools.pairwise(channels):

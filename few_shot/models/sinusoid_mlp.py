@@ -5,10 +5,11 @@ import math
 
 from torch import nn
 
+from few_shot.arguments import RemembersArguments
 from few_shot.errors import at_least
 
 
-class SinusoidMLP(nn.Sequential):
+class SinusoidMLP(RemembersArguments, nn.Sequential):
     """1-40-40-1 with ReLU; ``[n, *input_shape]`` to ``[n, output_size]``.
 
     Args:

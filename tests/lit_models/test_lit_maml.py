@@ -12,6 +12,7 @@ from few_shot.data import Sinusoid
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.lit_models import LitMAML
+from few_shot.lit_models.chunks import chunks as chunks_of
 from few_shot.models import Conv4, SinusoidMLP
 
 
@@ -93,9 +94,7 @@ def test_cosine_schedule_by_hand(data):
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(data):
     lit_model = lit_maml(loss="test_lit_maml.infinite")
     start = flat(lit_model)
-    with pytest.raises(
-        TrainingDiverged, match=r"loss of update 1 is not finite \(training tasks 0, 1, 2\); no checkpoint"
-    ):
+    with pytest.raises(TrainingDiverged, match=r"loss of update 1 is not finite \(training tasks 0, 1, 2\)"):
         train(lit_model, data)
     assert torch.equal(flat(lit_model), start)
 
@@ -120,7 +119,7 @@ def test_a_gradient_that_is_not_finite_stops_too(data):
     ],
 )
 def test_impossible_values_are_named(arguments):
-    with pytest.raises(BadInput, match=f"--{next(iter(arguments))}="):
+    with pytest.raises(BadInput, match=f"^{next(iter(arguments))}="):
         lit_maml(**arguments)
 
 
@@ -202,5 +201,5 @@ def test_large_tasks_are_computed_a_few_at_a_time(size, chunks):
     image = torch.zeros(()).expand(4, 80, 3, size, size)
     labels = torch.zeros(4, 80)
     batch = EpisodeBatch(image[:, :5], labels[:, :5], image[:, 5:], labels[:, 5:], torch.arange(4))
-    assert [len(chunk.index) for chunk in lit_maml().chunks(batch)] == chunks
-    assert len(lit_maml(tasks_at_once=4).chunks(batch)) == 1
+    assert [len(chunk.index) for chunk in chunks_of(batch, None)] == chunks
+    assert len(chunks_of(batch, 4)) == 1

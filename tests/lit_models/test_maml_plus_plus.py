@@ -172,7 +172,7 @@ def inputs_of_the_norms(lit_model, plain, batch):
     """Every batch norm input ``[n, C, ...]`` of the plain loop, by (layer, row): support and last query pass."""
     seen = {}
     layers = [m for m in plain.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    fast = [list(w.values()) for w in lit_model.adapt(batch, STEPS)]
+    fast = [list(w.values()) for w in lit_model.adapt(batch.support_x, batch.support_y, STEPS)]
     names = list(lit_model.adapted_weights())
     for step, task in itertools.product(range(STEPS + 1), range(len(batch.index))):
         x = batch.support_x[task] if step < STEPS else batch.query_x[task]
@@ -227,7 +227,7 @@ def test_no_query_sample_sees_another_with_running_statistics(model_and_batch):
     model, loss, batch = model_and_batch
     lit_model = build(LitMAMLPlusPlus, model, loss).eval()
     assert not lit_model.transductive
-    *_, fast_weights = lit_model.adapt(batch, STEPS)
+    *_, fast_weights = lit_model.adapt(batch.support_x, batch.support_y, STEPS)
     together = lit_model.predictions_of(batch.query_x)(fast_weights)
     alone = lit_model.predictions_of(batch.query_x[:, :1])(fast_weights)
     torch.testing.assert_close(together[:, :1], alone, rtol=1e-10, atol=1e-12)
@@ -253,7 +253,7 @@ def test_the_outer_rate_falls_along_a_cosine_unless_told_otherwise():
 
 @pytest.mark.parametrize("name", ["multi_step_loss_updates", "first_order_updates"])
 def test_impossible_values_are_named(name):
-    with pytest.raises(BadInput, match=f"--{name}=-1"):
+    with pytest.raises(BadInput, match=f"^{name}=-1"):
         LitMAMLPlusPlus(SinusoidMLP(), **{name: -1})
 
 

@@ -126,5 +126,5 @@ def test_meta_sgds_gradients_are_finite_differences(meta_sgd, learned):
 
 @pytest.mark.parametrize("bounds", [(0.0, 0.1), (-0.1, 0.1), (0.2, 0.1)])
 def test_impossible_rates_are_named(bounds):
-    with pytest.raises(BadInput, match="--inner_lr_min="):
+    with pytest.raises(BadInput, match=r"^inner_lr_min="):
         LitMetaSGD(SinusoidMLP(), inner_lr_min=bounds[0], inner_lr_max=bounds[1])

@@ -8,7 +8,10 @@ import few_shot.lit_models
 from training import evaluate, run_experiment
 
 SINUSOID = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=4", "--test_episodes=6"]
-SINUSOID += ["--test_inner_loop_steps=2", "--outer_schedule=constant"]
+SINUSOID += ["--test_inner_loop_steps=2"]
+#: Flags of algorithms that train.
+TRAINED = ["--outer_schedule=constant"]
+TRAINED_BY_SGD = [*TRAINED, "--outer_optimizer=sgd", "--outer_lr=0.5"]
 ALGORITHMS = [name for name in few_shot.lit_models.__all__ if name != "LitProtoNet"]
 
 
@@ -19,6 +22,7 @@ def checkpoints(log_dir, algorithm, data="Sinusoid"):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_run_is_tested_recorded_and_evaluated_again(algorithm, tmp_path):
     flags = [*SINUSOID, f"--lit_model_class={algorithm}", f"--log_dir={tmp_path}"]
+    flags += [] if algorithm == "LitRandom" else TRAINED
     summary = run_experiment.main([*flags, "--max_steps=3", "--val_check_interval=2"])
     assert [row["step"] for row in summary["per_step"]] == [0, 1, 2]
     folder = checkpoints(tmp_path, algorithm)
@@ -63,9 +67,11 @@ def test_two_processes_are_one(algorithm, model, tmp_path):
     Batch norm's running statistics are in the checkpoint too.
     """
     common = [flag for flag in SINUSOID if not (model and flag.startswith("--width"))]
-    flags = [*common, f"--lit_model_class={algorithm}", "--precision=64", "--outer_optimizer=sgd"]
-    flags += ["--outer_lr=0.5", "--limit_test_batches=0", "--limit_val_batches=0", *model]
-    run_experiment.main([*flags, "--outer_lr=1e-300", "--max_steps=1", f"--log_dir={tmp_path / 'start'}"])
+    trained = [] if algorithm == "LitRandom" else TRAINED_BY_SGD
+    flags = [*common, f"--lit_model_class={algorithm}", "--precision=64", *trained]
+    flags += ["--limit_test_batches=0", "--limit_val_batches=0", *model]
+    still = ["--outer_lr=1e-300"] if trained else []
+    run_experiment.main([*flags, *still, "--max_steps=1", f"--log_dir={tmp_path / 'start'}"])
     run_experiment.main([*flags, "--max_steps=2", f"--log_dir={tmp_path / 'one'}"])
     run_in_a_process(*flags, "--max_steps=2", "--num_processes=2", f"--log_dir={tmp_path / 'two'}")
     runs = (tmp_path / name / f"Sinusoid-{algorithm}" / "version_0" for name in ("start", "one", "two"))

@@ -142,7 +142,7 @@ BAD = [
     (["--data_class=Sinusoi"], "--data_class=Sinusoi is unknown"),
     (["--data_class=no.such.Thing"], "--data_class=no.such.Thing cannot be imported"),
     (["--data_class=Sinusoid", "--model_class=Conv5"], "--model_class=Conv5 is unknown"),
-    (["--data_class=Sinusoid", "--model_class=Conv4"], "--model_class=Conv4 takes images"),
+    (["--data_class=Sinusoid", "--model_class=Conv4"], "Conv4 takes images"),
     (["--data_class=Sinusoid", "--lit_model_class=torch.nn.Linear"], "LitMetaLearner"),
     ([], "--data_class is missing"),
     (["--data_class=Sinusoid", "--max_steps=0"], "--max_steps=0"),

@@ -15,6 +15,7 @@ from torch.func import functional_call
 from few_shot.data import Sinusoid
 from few_shot.episodes import EpisodeBatch
 from few_shot.lit_models import LitProtoNet
+from few_shot.lit_models.ensemble import LitEnsemble
 from few_shot.models import Conv4, SinusoidMLP
 from training import evaluate, run_experiment
 
@@ -167,8 +168,7 @@ def test_prototypes_too_and_of_classes_the_logits_are_averaged(float64):
             torch.nn.init.normal_(p)
         members.append({name: value.clone() for name, value in lit_model.state_dict().items()})
         logits.append(lit_model.logits(batch, transductive=True))
-    lit_model.members = members
-    (scores,) = lit_model.step_scores(batch, [0])
+    (scores,) = LitEnsemble(lit_model, members).step_scores(batch, [0])
     mean = (logits[0] + logits[1]) / 2
     torch.testing.assert_close(scores.metric, (mean.argmax(-1) == batch.query_y).double().mean(-1))
     losses = torch.stack([torch.nn.functional.cross_entropy(m, y) for m, y in zip(mean, batch.query_y, strict=True)])

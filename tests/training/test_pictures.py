@@ -68,7 +68,7 @@ def test_a_run_of_any_algorithm_on_any_data_draws_its_pictures(algorithm, image_
     images = ["--data_class=MiniImagenet", f"--data_dir={image_folders}", "--width=2", "--query_samples=1"]
     images += ["--test_query_samples=1", "--train_episode_classes=5"]
     regressions = [["--model_class=SinusoidMLP", "--width=4", data] for data in OWN]
-    steps = [] if algorithm == "LitProtoNet" else ["--inner_loop_steps=1", "--test_inner_loop_steps=1"]
+    steps = [] if algorithm == "LitProtoNet" else ["--test_inner_loop_steps=1"]
     for i, data in enumerate([images, *([] if algorithm == "LitProtoNet" else regressions)]):
         log_dir = tmp_path / str(i)
         run_experiment.main([*data, *QUICK, *steps, f"--lit_model_class={algorithm}", f"--log_dir={log_dir}"])

@@ -23,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from few_shot.adaptation import Predict
+from few_shot.fast_path.second_order import affine, convolution, moments, pooled_moments
 from few_shot.inner_optimizers import Weights
-from few_shot.second_order import affine, convolution, moments, pooled_moments
+from few_shot.layer_errors import misfit
+from few_shot.private_parts import is_listened_to
 
 KNOWN = (
     nn.Conv2d,
@@ -60,10 +62,21 @@ def folded_predictor(model: nn.Module, layers: list[Layer]) -> Predict:
         shared = {name: p.expand(tasks, *p.shape) for name, p in parameters.items() if name not in weights}
         weights = {**shared, **weights}
         for layer in layers:
-            x = layer.compute(weights, x)
+            try:
+                x = layer.compute(weights, x)
+            except RuntimeError as error:
+                raise _misfit(model, layer, x, tasks) from error
         return x
 
     return predict
+
+
+def _misfit(model: nn.Module, layer: Layer, x: Tensor, tasks: int) -> Exception:
+    """The error that names the layer which cannot take ``x``; of folding images, the model's first layer."""
+    name = layer.modules[0] if layer.modules else next(iter(model.named_parameters()))[0].rpartition(".")[0]
+    module = model.get_submodule(name)
+    are_maps = bool(layer.modules) and isinstance(module, nn.Conv2d)
+    return misfit(name, module, (x.shape[1] // tasks, *x.shape[2:]) if are_maps else x.shape[2:], x.dtype)
 
 
 def split(layers: list[Layer], adapted: Collection[str]) -> tuple[list[Layer], list[Layer]]:
@@ -83,7 +96,7 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
     Nothing either if two of them share a parameter, or if somebody listens to one, who would not be called.
     """
-    if any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+    if any(map(is_listened_to, model.modules())):
         return []
     try:
         graph = _Tracer().trace(model)

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from few_shot.second_order import affine, convolution, moments, pooled_moments
+from few_shot.fast_path.second_order import affine, convolution, moments, pooled_moments
 
 GROUPS, STRIDE, PADDING, DILATION = 2, (2, 1), (1, 0), (1, 2)
 

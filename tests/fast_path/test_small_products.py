@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from few_shot.small_products import FEW, SmallProducts
+from few_shot.fast_path.small_products import FEW, rewrite
 
 aten = torch.ops.aten
 
@@ -31,7 +31,7 @@ def test_gradient_is_in_the_order_of_its_weight_and_a_sum_where_samples_are_few(
     x, weight = torch.randn(3, samples, 20), torch.randn(3, 30, 20)
     traced = make_fx(step, tracing_mode="fake")(x, weight)
     assert of(traced.graph, aten.bmm.default) == 2
-    SmallProducts()(traced.graph)
+    rewrite(traced.graph)
     traced.recompile()
     assert of(traced.graph, aten.bmm.default) == products
     assert traced.graph.output_node().args[0].meta["val"].is_contiguous()
@@ -42,5 +42,5 @@ def test_product_that_is_also_wanted_as_it_is_stays():
     x, weight = torch.randn(3, 20, 20), torch.randn(3, 20, 20)
     traced = make_fx(double, tracing_mode="fake")(x, weight)
     before = traced.code
-    SmallProducts()(traced.graph)
+    rewrite(traced.graph)
     assert traced.recompile() and traced.code == before

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+import few_shot.fast_path.small_products as small_products
 from few_shot.episodes import EpisodeBatch
+from few_shot.private_parts import compiler_pass, trace_gradients
 
 #: batch of T tasks -> each task's loss and metric, ``[T]`` both
 Scores = Callable[[EpisodeBatch], tuple[Tensor, Tensor]]
@@ -18,9 +20,7 @@ def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores
 
     The gradient is that of the losses' sum, so whatever is made of them must weigh all tasks alike.
     """
-    import torch._dynamo.config as dynamo  # here, because it takes a second
-
-    dynamo.trace_autograd_ops = True
+    trace_gradients()
 
     def scores_and_gradients(batch: EpisodeBatch) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
         loss, metric = scores(batch)
@@ -41,12 +41,10 @@ def compile_scores(scores: Scores, parameters: Sequence[nn.Parameter]) -> Scores
 
 
 def _on_the_cpu() -> dict[str, Any]:
-    from few_shot.small_products import SmallProducts  # here, because the compiler takes seconds to import
-
     return {
         "cpp_wrapper": True,  # C++ calls the kernels too, which are small
         "cpp.vec_isa_ok": True,  # they run on this CPU: each start would take ten seconds to try it
-        "post_grad_custom_pre_pass": SmallProducts(),
+        "post_grad_custom_pre_pass": compiler_pass(small_products.rewrite, small_products.__file__),
     }
 
 
@@ -60,4 +58,4 @@ class _WithGradient(Function):
 
     @staticmethod
     def backward(ctx: Any, by_losses: Tensor) -> Any:  # type: ignore[override]
-        return None, None, *torch._foreach_mul(ctx.gradients, by_losses[0])
+        return None, None, *(gradient * by_losses[0] for gradient in ctx.gradients)

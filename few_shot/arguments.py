@@ -1,0 +1,47 @@
+"""What a constructor was called with, remembered, so that a checkpoint can say how to build the object again."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from few_shot.errors import BadInput
+
+
+class RemembersArguments:
+    """A base class whose instances keep their constructor's arguments by name, in ``constructor_arguments``.
+
+    A class whose constructor takes ``**kwargs`` for its base class has the base class's arguments too. Those that it
+    has no use for it names in ``unused``, each with the reason; who gives one is told so.
+    """
+
+    unused: ClassVar[Mapping[str, str]] = {}
+    constructor_arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        for name, reason in cls.unused.items():
+            if name in kwargs:
+                raise BadInput(f"{name}={kwargs[name]} is of no use to {cls.__name__}: {reason}.")
+        self = super().__new__(cls)
+        # Not by setattr: a module takes no attributes before its constructor has run.
+        self.__dict__["constructor_arguments"] = _arguments(cls, args, kwargs)
+        return self
+
+
+def _arguments(cls: type, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Every argument of a call, by name: those given, and those left at their defaults.
+
+    The defaults of base classes count too, unless a class from outside this package stands before them: what such a
+    class hands on to its bases is not known.
+    """
+    found = dict(kwargs)
+    for i, base in enumerate(base for base in cls.__mro__ if "__init__" in base.__dict__):
+        parameters = list(inspect.signature(base.__dict__["__init__"]).parameters.values())[1:]  # without self
+        if i == 0:
+            found |= dict(zip((p.name for p in parameters), args, strict=False))
+        for p in parameters:
+            if p.default is not p.empty and p.name not in cls.unused:  # type: ignore[attr-defined]
+                found.setdefault(p.name, p.default)
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if not open_ended or not base.__module__.startswith("few_shot."):
+            break
+    return found

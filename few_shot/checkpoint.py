@@ -1,0 +1,146 @@
+"""What a checkpoint holds beyond Lightning's own, and its reader, which runs nothing in it as code.
+
+``checkpoint["few_shot"]`` says how to build what the weights belong to, in plain values:
+
+    {"learner": {"class": "few_shot.lit_models.lit_maml.LitMAML", "arguments": {"inner_lr": 0.01, …}},
+     "model":   {"class": "few_shot.models.conv4.Conv4", "arguments": {"width": 32, …}},
+     "data":    {"class": "few_shot.data.omniglot.Omniglot", "input_shape": (1, 28, 28), …}}
+
+``model`` is None where the model's constructor did not remember its arguments, ``data`` where no data module was used.
+Only classes of this package are built. Any other the caller must give.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from few_shot.arguments import RemembersArguments
+from few_shot.errors import BadInput
+
+PACKAGE = "few_shot."
+
+
+def data_module(trainer: Any) -> Any | None:
+    """The data module that a Trainer was given, if it was given one."""
+    return getattr(trainer, "datamodule", None)
+
+
+def describe(learner: Any, data: Any | None) -> dict[str, Any]:
+    """The content of ``checkpoint["few_shot"]``, in plain values."""
+    arguments = {k: v for k, v in learner.constructor_arguments.items() if k != "model"}
+    for name, now in (("loss", learner.objective.loss_name), ("metric", learner.objective.metric_name)):
+        decided_by_the_class = learner.given[name] is not None and name not in arguments
+        if not decided_by_the_class:
+            arguments[name] = now  # the data module's, where the constructor was given none
+    model = learner.model
+    return {
+        "learner": _record(learner, arguments),
+        "model": _record(model, model.constructor_arguments) if isinstance(model, RemembersArguments) else None,
+        "data": None if data is None else _describe_data(data),
+    }
+
+
+def _record(instance: object, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {"class": _dotted(type(instance)), "arguments": {k: v for k, v in arguments.items() if _is_plain(v)}}
+
+
+def _describe_data(data: Any) -> dict[str, Any]:
+    facts = {name: getattr(data, name, None) for name in ("input_shape", "loss", "metric")}
+    facts |= data.description() if hasattr(data, "description") else {}
+    return {"class": _dotted(type(data))} | {k: v for k, v in facts.items() if _is_plain(v)}
+
+
+def _dotted(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether PyTorch's safe reader takes a value."""
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return type(value) is dict and all(map(_is_plain, [*value, *value.values()]))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content.
+
+    Raises:
+        BadInput: the file is not there, or is no checkpoint of this package.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist.") from None
+    except Exception as error:
+        raise BadInput(f"{path} is no checkpoint ({type(error).__name__}).") from error
+    if not isinstance(content, dict) or "state_dict" not in content or "few_shot" not in content:
+        raise BadInput(f"{path} is no checkpoint that says how to build its model: it is older, or of another program.")
+    return content
+
+
+def load_learner(path: str | Path, cls: type, model: nn.Module | None, changes: Mapping[str, Any]) -> Any:
+    """Build a checkpoint's learner, with the arguments it was trained with, and load its weights.
+
+    Args:
+        path: the checkpoint.
+        cls: what the learner must be: its class, or one of its base classes.
+        model: the model to load the weights into; None for the one that the checkpoint names.
+        changes: arguments that are to differ from those in the checkpoint.
+
+    Raises:
+        BadInput: the file is no checkpoint of this package, holds another class, or does not fit the model.
+    """
+    content = read(path)
+    facts = content["few_shot"]
+    model = _build_model(path, facts["model"]) if model is None else model
+    name, arguments = facts["learner"]["class"], facts["learner"]["arguments"] | dict(changes)
+    kind: Any = cls if name == _dotted(cls) else _own_class(path, name)
+    if not issubclass(kind, cls):
+        raise BadInput(f"{path} holds a {kind.__name__}, which is no {cls.__name__}.")
+    if "." in (arguments.get("loss") or "") and "loss" not in changes:
+        raise BadInput(
+            f"{path} was trained with loss={arguments['loss']}, which is not imported from a checkpoint's word: "
+            f"give loss='{arguments['loss']}' too."
+        )
+    weights = content["state_dict"]
+    try:
+        learner = kind(model, **arguments)
+        learner.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32))
+        learner.load_state_dict(weights)
+    except TypeError as error:
+        raise BadInput(f"{path} does not fit {kind.__name__}'s constructor: {error}.") from error
+    except RuntimeError as error:
+        difference = " ".join(str(error).split()[:60])
+        raise BadInput(f"{path} holds the weights of another model than the one given: {difference} …") from error
+    learner.on_load_checkpoint(content)
+    return learner.eval()
+
+
+def _build_model(path: str | Path, record: Mapping[str, Any] | None) -> nn.Module:
+    if record is None or not record["class"].startswith(PACKAGE):
+        what = "a model of your own" if record is None else f"a {record['class']}"
+        raise BadInput(f"{path} holds the weights of {what}: give model= to load them into.")
+    kind = _own_class(path, record["class"])
+    if not issubclass(kind, nn.Module):
+        raise BadInput(f"{path} names {record['class']} as its model, and that is none.")
+    return kind(**record["arguments"] | getattr(kind, "when_loaded", {}))
+
+
+def _own_class(path: str | Path, name: str) -> type:
+    """A class of this package by its dotted name."""
+    module, _, bare = name.rpartition(".")
+    if not module.startswith(PACKAGE):
+        raise BadInput(f"{path} holds a {name}, which is not of this package: call {bare}.load_from_checkpoint.")
+    try:
+        found = getattr(importlib.import_module(module), bare, None)
+    except ImportError:
+        found = None
+    if not isinstance(found, type) or found.__module__ != module:
+        raise BadInput(f"{path} holds a {name}, which this version does not have.")
+    return found

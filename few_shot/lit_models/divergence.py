@@ -1,0 +1,35 @@
+"""Stop a training whose loss or gradient is no longer finite."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from few_shot.errors import TrainingDiverged
+from few_shot.lit_models.processes import gather
+
+
+def stop_unless_finite(
+    update: int,
+    tasks: Tensor,
+    losses: Tensor,
+    parameters: Sequence[nn.Parameter],
+    everywhere: Callable[[bool], bool],
+) -> None:
+    """Raise TrainingDiverged in all processes alike, before a bad gradient reaches the weights.
+
+    Args:
+        update: number of the outer update, from 1.
+        tasks: the numbers of this process's tasks, ``[T]``.
+        losses: their losses, ``[T]``.
+        parameters: what is trained; gradients are in ``.grad``.
+        everywhere: whether something is true in every process, from whether it is true in this one.
+    """
+    values = torch.cat([losses, *(p.grad.flatten() for p in parameters if p.grad is not None)])
+    if everywhere(math.isfinite(values.abs().max())):
+        return
+    bad = gather(tasks[~torch.isfinite(losses)].tolist())
+    what = "loss" if any(bad) else "gradient"
+    raise TrainingDiverged(what, update, sorted(itertools.chain(*(bad if any(bad) else gather(tasks.tolist())))))

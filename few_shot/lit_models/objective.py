@@ -1,0 +1,73 @@
+"""How predictions are judged: a task's loss, and the metric that is reported beside it."""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from few_shot.adaptation import TaskLoss, task_loss
+from few_shot.errors import BadInput
+from few_shot.metrics import METRICS, Metric, metric_by_name
+
+_CROSS_ENTROPY, _SQUARED_ERROR = task_loss(F.cross_entropy), task_loss(F.mse_loss)
+
+
+class Objective:
+    """A loss and a metric. What is left open follows the targets.
+
+    Class labels have cross entropy and accuracy; numbers have the mean squared error as both.
+
+    Args:
+        loss: a function of torch.nn.functional by name, or any function by its dotted name; None leaves it open.
+        metric: a metric by name; None leaves it open.
+
+    Raises:
+        BadInput: the loss or the metric is unknown, or the loss is none.
+    """
+
+    def __init__(self, loss: str | None, metric: str | None) -> None:
+        self.loss_name, self.metric_name = loss, metric
+        of_classes = None if metric is None else metric_by_name(metric).of_classes
+        self.losses: TaskLoss = _loss_of_the_targets if loss is None else task_loss(_loss_by_name(loss, of_classes))
+
+    def metric(self, targets: Tensor) -> Metric:
+        """The metric of predictions for these targets."""
+        if self.metric_name is not None:
+            return METRICS[self.metric_name]
+        return METRICS["mse" if targets.is_floating_point() else "accuracy"]
+
+
+def _loss_of_the_targets(predictions: Tensor, targets: Tensor) -> Tensor:
+    return (_SQUARED_ERROR if targets.is_floating_point() else _CROSS_ENTROPY)(predictions, targets)
+
+
+def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """Find a loss and try it on a few predictions: for class labels, for numbers, or for either if that is open."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module) if module else F, attribute, None)
+    except ImportError:
+        function = None
+    if not callable(function):
+        raise BadInput(
+            f"loss={name} is neither a function of torch.nn.functional nor one that can be imported, "
+            "such as mypackage.losses.my_loss."
+        )
+    kinds = {True: "class labels", False: "numbers"}
+    tried = [False, True] if of_classes is None else [of_classes]
+    if not any(_is_mean_loss(function, kind) for kind in tried):
+        wanted = " or ".join(kinds[kind] for kind in tried)
+        raise BadInput(f"loss={name} gives no mean loss, with a gradient, for targets that are {wanted}.")
+    return function
+
+
+def _is_mean_loss(function: Callable, of_classes: bool) -> bool:
+    predictions = torch.linspace(-0.9, 0.8, 10).reshape(*((2, 5) if of_classes else (10, 1))).requires_grad_()
+    targets = torch.tensor([1, 4]) if of_classes else torch.linspace(-2, 2, 10)[:, None]
+    try:
+        loss = function(predictions, targets)
+        return loss.dim() == 0 and bool(torch.autograd.grad(loss, predictions)[0].any())
+    except Exception:
+        return False

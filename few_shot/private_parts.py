@@ -1,0 +1,52 @@
+"""What reaches into private parts of PyTorch and Lightning, and why; a test for each fails when the part is gone."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph
+
+
+def is_listened_to(module: nn.Module) -> bool:
+    """Whether somebody wants to be called when the module is.
+
+    Correctness: the fast path does not call a model's modules, so a model with such hooks must not take it.
+    """
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def keep_buffers_apart(module: nn.Module) -> None:
+    """Have ``DistributedDataParallel`` leave the module's buffers alone.
+
+    Correctness: it would send them to all processes before each forward pass, also in evaluation, where one process
+    may have a batch more than another and would wait for ever. They are equal without it: all processes build or load
+    the same, and statistics are summed over processes.
+    """
+    module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_buffers()]  # type: ignore[assignment]
+
+
+def trace_gradients() -> None:
+    """Let ``torch.compile`` trace ``torch.autograd.grad``, which it refuses otherwise.
+
+    Correctness: the inner loop and the outer gradient are made of it.
+    """
+    import torch._dynamo.config as dynamo  # here, because it takes a second
+
+    dynamo.trace_autograd_ops = True
+
+
+def compiler_pass(rewrite: Callable[[Graph], None], file: str) -> Any:
+    """A function that rewrites a graph, in the form that ``torch.compile``'s cache takes; it is kept with ``file``.
+
+    Speed: a function alone is taken too, but then nothing is cached, and each run compiles anew, for half a minute.
+    """
+    from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files  # here: it takes seconds
+
+    class Pass(CustomGraphPass):
+        def __call__(self, graph: Graph) -> None:
+            rewrite(graph)
+
+        def uuid(self) -> bytes:
+            return get_hash_for_files((file,))
+
+    return Pass()

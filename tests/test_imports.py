@@ -1,0 +1,47 @@
+"""Imports point one way, so that each part can be read, tested and used without those that stand on it."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+#: What each part of few_shot may import of the others.
+MAY_IMPORT = {
+    "errors": set(),
+    "arguments": {"errors"},
+    "layer_errors": {"errors"},
+    "checkpoint": {"arguments", "errors"},
+    "metrics": {"errors"},
+    "episodes": set(),
+    "inner_optimizers": set(),
+    "evaluation": {"metrics"},
+    "adaptation": {"inner_optimizers", "layer_errors"},
+    "models": {"arguments", "errors"},
+    "private_parts": set(),
+    "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes", "private_parts"},
+    "data": {"episodes", "errors", "metrics"},
+}
+MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
+#: Parts that know no Lightning.
+WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models"}
+
+
+def imports(path):
+    """The dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "."
+
+
+def test_imports_point_one_way():
+    for path in (ROOT / "few_shot").rglob("*.py"):
+        part = path.relative_to(ROOT / "few_shot").parts[0].removesuffix(".py")
+        for name in imports(path):
+            package, _, rest = name.partition(".")
+            other = rest.partition(".")[0]
+            assert package != "training", f"{path} imports training"
+            assert package != "pytorch_lightning" or part not in WITHOUT_LIGHTNING, f"{path} imports Lightning"
+            if package == "few_shot" and part in MAY_IMPORT and other != part:
+                assert other in MAY_IMPORT[part], f"{path} imports {name}"
