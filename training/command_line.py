@@ -97,7 +97,7 @@ class _Parser(jsonargparse.ArgumentParser):
         message = " ".join(str(message).split())
         if unknown := re.match(r"unrecognized arguments: (\S+)", message, flags=re.IGNORECASE):
             flag = unknown[1].split("=")[0]
-            close = difflib.get_close_matches(flag, [f"--{name}" for name in self.flags], n=1)
+            close = difflib.get_close_matches(flag, [f"--{name}" for name in self.flags], n=1, cutoff=0.75)
             message = f"unknown flag {flag} for the chosen classes" + (f"; did you mean {close[0]}?" if close else ".")
         fail(self.prog, _plainly(message))
 
