@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from training.trainer import keep_freed_memory
+from training.process import keep_freed_memory
 
 #: Images, channels, height and width of 3x3 convolutions: sizes at which some machine does its best.
 CONVOLUTIONS = [(8, 64, 56, 56), (16, 128, 28, 28), (32, 256, 14, 14), (80, 32, 42, 42), (128, 256, 28, 28)]

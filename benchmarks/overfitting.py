@@ -10,7 +10,6 @@ docs/overfitting.md.
 """
 
 import argparse
-import csv
 import json
 import math
 import sys
@@ -25,10 +24,10 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import yaml
 
 from benchmarks import results_table
 from training import evaluate, run_experiment
+from training.run_folder import RunFolder
 
 RESULTS = results_table.RESULTS / "overfitting.json"
 FIGURE, PAGE = (results_table.ROOT / "docs" / f"overfitting.{kind}" for kind in ("png", "md"))
@@ -87,15 +86,14 @@ def measure(flags: list[str]) -> dict[str, list]:
     """
     run_experiment.main(flags)
     log_dir = Path(next(flag for flag in reversed(flags) if flag.startswith("--log_dir=")).partition("=")[2])
-    run = max(log_dir.glob("*/version_*"), key=lambda folder: int(folder.name.removeprefix("version_")))
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["val_accuracy"]]
-    found: dict[str, list] = {"updates": [int(row["step"]) + 1 for row in rows], "train": [], "before": []}
-    found["val"] = [[float(row["val_accuracy"]), float(row["val_accuracy_ci95"])] for row in rows]
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    run = max((RunFolder(path) for path in log_dir.glob("*/version_*")), key=lambda folder: folder.number)
+    (updates, means), (_, margins) = (zip(*run.curve(f"val_accuracy{part}"), strict=True) for part in ("", "_ci95"))
+    found: dict[str, list] = {"updates": list(updates), "train": [], "before": []}
+    found["val"] = [list(pair) for pair in zip(means, margins, strict=True)]
+    config = run.config()
     sizes = [f"--query_samples={config['test_query_samples']}", f"--test_episodes={config['val_episodes']}"]
     for update in found["updates"]:
-        checkpoint = f"--checkpoint={run / 'checkpoints' / f'best-step={update}.ckpt'}"
+        checkpoint = f"--checkpoint={run.checkpoints / f'best-step={update}.ckpt'}"
         steps = evaluate.main([checkpoint, "--split=train", "--ensemble=0", *sizes])["per_step"]
         for part, step in (("before", steps[0]), ("train", steps[-1])):
             found[part].append([step["mean"], step["ci95"]])

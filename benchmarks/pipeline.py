@@ -21,8 +21,9 @@ from few_shot.data.image_store import Source, ensure_store
 from few_shot.data.mini_imagenet import find_mini_imagenet
 from few_shot.episodes import EpisodeBatch
 from training.command_line import parse
-from training.record import record
-from training.trainer import build_trainer, keep_freed_memory, set_up_process
+from training.process import keep_freed_memory, set_up_process
+from training.run_folder import RunFolder
+from training.trainer import build_trainer
 
 Rival = tuple[dict[str, Any], Callable[[], float]]
 
@@ -161,11 +162,10 @@ def whole_run(flags: tuple[str, ...], device: str) -> Rival:
     def take_turn() -> float:
         stopwatch = _Stopwatch()
         with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "w") as nowhere:
-            directory = Path(scratch) / "run" / "version_0"
-            directory.mkdir(parents=True)
-            record(experiment, directory, device)
+            folder = RunFolder.start(scratch, "run")
+            folder.record(experiment.config, device)
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                trainer = build_trainer(experiment, directory, data.metric)
+                trainer = build_trainer(experiment, folder, data.metric)
                 trainer.callbacks.append(stopwatch)
                 trainer.fit(lit_model, datamodule=data)
         return stopwatch.seconds / (UPDATES - WARM_UP)

@@ -26,6 +26,7 @@ import torch
 import yaml
 
 from benchmarks.results_table import RESULTS, ROWS, Row, read_rows
+from training.run_folder import RunFolder
 from training.weights import WEIGHTS, write_weights
 
 ROOT = Path(__file__).parents[1]
@@ -62,11 +63,7 @@ class Training:
 
     def parts(self) -> list[dict[str, Any]]:
         """What ``run.json`` says of the training, from its first start to its last."""
-        path = self.run and self.run / "run.json"
-        parts = [json.loads(path.read_text())] if path and path.is_file() else []
-        while parts and "resumed" in parts[0]:
-            parts.insert(0, parts[0]["resumed"])
-        return parts
+        return RunFolder(self.run).parts() if self.run and (self.run / "run.json").is_file() else []
 
     def seconds(self, part: str) -> int:
         """What a part of it has cost, over all starts."""
@@ -78,8 +75,7 @@ class Training:
             return "complete"
         if self.run is None or not self.parts():
             return "waiting"
-        config = yaml.safe_load((self.run / "config.yaml").read_text())
-        done, total = max(p.get("updates", 0) for p in self.parts()), config["max_steps"]
+        done, total = max(p.get("updates", 0) for p in self.parts()), RunFolder(self.run).config()["max_steps"]
         text = f"{done} of {total} updates"
         if best := self.best_validation():
             text += f", best validation {best}"
@@ -137,7 +133,7 @@ class Training:
         target = self.target
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-        config = yaml.safe_load((self.run / "config.yaml").read_text())
+        config = RunFolder(self.run).config()
         data_flag = [f"--data_dir={data.resolve()}"] if "data_dir" in config else []
         config = {key: value for key, value in config.items() if key not in ("log_dir", "data_dir", "resume")}
         (target / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import environment, machine, peers, pipeline, speed_table
 from benchmarks.race import race
 from benchmarks.workloads import WORKLOADS, Workload, build
-from training.trainer import keep_freed_memory
+from training.process import keep_freed_memory
 
 sys.path.append(str(environment.FOLDER))  # the peers, behind everything else
 

@@ -41,13 +41,13 @@ def bare_trainer(**arguments):
     )
 
 
-def run_in_a_process(*flags, script="run_experiment.py"):
-    """A run, or another script of training/, as a user starts it; what it prints."""
+def run_in_a_process(*flags, script="run_experiment.py", both=False):
+    """A run, or another script of training/, as a user starts it; what it prints: stdout, or stdout and stderr."""
     command = [sys.executable, f"training/{script}", *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")}  # for the models below
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return done if both else done.stdout
 
 
 def last_weights(folder):

@@ -59,10 +59,11 @@ def test_command_runs_for_one_step(command, generated_data, generated_stores, ch
     if script.endswith("visualize.py"):
         visualize.main([*flags, f"--output={tmp_path / 'fit.png'}"])
         return
-    small = ["--test_episodes=2", "--val_episodes=2", "--gpus=0"]
+    small = ["--test_episodes=2", "--gpus=0"]
     if script.endswith("evaluate.py"):
         evaluate.main([*flags, *small])
         return
+    small.append("--val_episodes=2")
     resuming = any(f.startswith("--resume") for f in flags)
     experiment = parse(flags, "test")
     if experiment.classes["data_class"].__name__ in ("Omniglot", "CifarFS"):

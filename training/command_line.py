@@ -1,36 +1,43 @@
-"""From a command line to a resolved experiment: which classes, with which arguments.
+"""From a command line to the description of an experiment: which classes, with which arguments, run how.
 
-A value comes from the first of: a flag; ``--config``; the algorithm's row for this dataset, ways and shots; its row for
-all of them; the dataset's protocol for these ways and shots; its protocol (all four in
-``training/configs/<data class>/``); the constructor. Flags are the constructors' arguments, with their help, so a new
-class needs no code here.
+A value comes from the first of these that has it:
+
+1. a flag;
+2. the file that ``--config`` names;
+3. the algorithm's row for this data set, these ways and shots, then its row for all ways and shots;
+4. the data set's protocol for these ways and shots, then its protocol for all;
+5. the constructor.
+
+Rows and protocols are the files in ``training/configs/<data class>/``. Flags are the constructors' arguments, and their
+help is the classes' docstrings, so a new class needs no code here.
 """
 
 import argparse
 import difflib
 import importlib
+import inspect
 import re
+import shutil
 import sys
-from collections.abc import Iterator, Sequence, Set
+import textwrap
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import jsonargparse
-import pytorch_lightning as pl
 import yaml
-from pytorch_lightning.strategies import StrategyRegistry
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 import few_shot.data
 import few_shot.lit_models
 import few_shot.models
-from few_shot.episodes import Split
-from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
+from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.lit_models.base import LitMetaLearner
-from training.weights import read_checkpoint
+from training.experiment import Experiment, RunOptions
+from training.run_folder import read_checkpoint
+from training.terminal import say
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -44,163 +51,91 @@ FILLED_IN = {
     "lit_model_class": {"model", "metric"},
 }
 
+KINDS = {
+    "data_class": ("data set", few_shot.data, few_shot.data.EpisodeDataModule),
+    "model_class": ("model", few_shot.models, nn.Module),
+    "lit_model_class": ("algorithm", few_shot.lit_models, LitMetaLearner),
+}
 
-@dataclass
-class RunOptions:
-    """How to run.
+#: What changes nothing once a model is trained: flags of the run, of the training episodes, of the outer loop, and the
+#: model, which is the checkpoint's own, so that the model's flags have no use either.
+TRAINING_ONLY = {"log_dir", "seed", "max_steps", "val_check_interval", "limit_train_batches", "limit_val_batches"}
+TRAINING_ONLY |= {"log_every_n_steps", "stop_early", "compile", "fast_dev_run", "profile", "resume", "wandb"}
+TRAINING_ONLY |= {"val_episodes", "augment"}
+TRAINING_ONLY |= {"outer_lr", "outer_optimizer", "outer_schedule", "weight_decay", "gradient_clip_val"}
+TRAINING_ONLY |= {"gradient_clip_algorithm", "track_grad_norm", "log_gradient_histograms", "tasks_at_once"}
+TRAINING_ONLY |= {"first_order", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
+TRAINING_ONLY |= {"inner_lr_min", "inner_lr_max", "inner_loop_steps"}
+TRAINING_ONLY |= {"model_class"}
 
-    Args:
-        log_dir: folder under which every run gets its own.
-        seed: drives the initial weights and the training episodes.
-        gpus: -1 for all there are (at most one a task), 0 for none, 2 for two, 0,3 for those.
-        num_processes: CPU processes that share each meta-batch.
-        strategy: how processes work together, by Lightning's name; auto is ddp for more than one.
-        accelerator: cpu, gpu or auto; ddp is the old spelling of --strategy=ddp.
-        precision: number format of the training, 32 or 64 bits or bf16-mixed.
-        max_steps: outer updates.
-        val_check_interval: outer updates between validations; the last update is always followed by one.
-        limit_train_batches: end the training after this many outer updates even if max_steps is more.
-        limit_val_batches: batches of episodes in a validation, at most; 0 for no validation.
-        limit_test_batches: batches of episodes in the test, at most; 0 for no test.
-        log_every_n_steps: outer updates between two logged training losses; None for 50, or fewer in a short run.
-        ensemble: keep this many checkpoints, the best by validation, and test their ensemble too (bare: 5); 0 for the
-            best alone.
-        stop_early: stop when this many validations in a row bring nothing better (bare: 5); 0 never stops early.
-        deterministic: whether to use deterministic algorithms only.
-        compile: whether to compile the meta-training step (first step slower, the others faster).
-        fast_dev_run: whether to run one update, one validation and one test batch, to try things out; writes nothing.
-        profile: whether to write a profile of the run beside its logs.
-        resume: checkpoint to go on from; its settings hold unless a flag says otherwise.
-        keep_memory: whether freed memory stays with the process instead of going back to the system after every
-            operation (Linux, CPU), which made a step of mini-ImageNet twice as fast.
-        wandb: whether to log to Weights & Biases too; offline if there is no network or no key.
-        track_grad_norm: log the outer gradient's norm of this order, before clipping; None not to.
-        log_gradient_histograms: whether to log a histogram of each parameter's outer gradient.
-    """
+#: What a flag means that is given without a value; a switch then is on.
+BARE = {"ensemble": "5", "stop_early": "5", "track_grad_norm": "2"}
 
-    log_dir: str = "logs"
-    seed: int = 0
-    gpus: str = "-1"
-    num_processes: int = 1
-    strategy: str = "auto"
-    accelerator: Literal["auto", "cpu", "gpu", "ddp"] = "auto"
-    precision: Literal["32", "64", "bf16", "32-true", "64-true", "bf16-mixed"] = "32"
-    max_steps: int = 60_000
-    val_check_interval: int = 1000
-    limit_train_batches: int | None = None
-    limit_val_batches: int | None = None
-    limit_test_batches: int | None = None
-    log_every_n_steps: int | None = None
-    ensemble: int = 0
-    stop_early: int = 0
-    deterministic: bool = False
-    compile: bool = False
-    fast_dev_run: bool = False
-    profile: bool = False
-    resume: str | None = None
-    keep_memory: bool = True
-    wandb: bool = False
-    track_grad_norm: float | None = None
-    log_gradient_histograms: bool = False
+WORDS = """\
+Words:
+  task, episode   a small learning problem: a few classes, or one sine wave
+  support         the samples of a task that a model adapts to
+  query           the samples of the same task that the adapted model is judged on
+  ways            classes in an episode (--episode_classes)
+  shots           support samples per class, or points per sine wave (--support_samples)
+  inner loop      the gradient steps that adapt a copy of the model to a task's support set
+  outer update    one step of the training: it changes the initial weights, from the query losses of batch_size tasks
+  null            no value; give it as --flag=null
+A switch, true or false, may be given alone: --first_order is --first_order=true.
+"""
 
-    def __post_init__(self) -> None:
-        for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
-            value = getattr(self, name)
-            if value is not None:
-                at_least(1, value, name)
-        above_zero("track_grad_norm", self.track_grad_norm)
-        if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
-            raise BadInput(f"--strategy={self.strategy} is unknown: Lightning knows ddp and others by name.")
-        if self.seed >= 2**32:
-            raise BadInput(f"--seed={self.seed} is too large: seeds are below 2**32.")
-        for name in ("limit_val_batches", "limit_test_batches", "ensemble", "stop_early", "seed"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise BadInput(f"--{name}={value} must not be negative.")
-        if self.ensemble and self.limit_val_batches == 0:
-            raise BadInput(
-                f"--ensemble={self.ensemble} is of the best by validation, and --limit_val_batches=0 is none."
-            )
-
-
-@dataclass
-class Experiment:
-    """A resolved command line."""
-
-    classes: dict[str, type]  # by flag: data_class, model_class, lit_model_class
-    arguments: dict[str, dict[str, Any]]  # each class's constructor arguments, by the same flags
-    options: RunOptions
-    extra: dict[str, Any]  # values of the flags that the calling script added
-    config: dict[str, Any]  # everything, flat and plain: what config.yaml and checkpoints hold
-    resumed_from: dict[str, Any]  # the config of the checkpoint that --resume names
-
-    def modules(self) -> tuple[Any, Any]:
-        """The data module, which has not looked for its data, and the algorithm around a model of the data's sizes.
-
-        All random numbers start from the run's seed.
-        """
-        pl.seed_everything(self.options.seed, workers=True, verbose=False)
-        data = self.classes["data_class"](seed=self.options.seed, **self.arguments["data_class"])
-        model = self.classes["model_class"](
-            input_shape=data.input_shape, output_size=data.output_size, **self.arguments["model_class"]
-        )
-        lit_model = self.classes["lit_model_class"](
-            model=model, metric=data.metric, **self.arguments["lit_model_class"]
-        )
-        if self.options.compile:
-            lit_model.compile_outer_step()
-        return data, lit_model
-
-    def build(self, test_split: Split | None = None) -> tuple[Any, Any]:
-        """What :meth:`modules` makes, with the data found and checked.
-
-        Args:
-            test_split: the split to test on, if nothing is to be trained.
-
-        Raises:
-            BadInput: a value is out of its range, or the data cannot be found or used.
-        """
-        data, lit_model = self.modules()
-        train_ways, ways = (getattr(data, k, None) for k in ("train_episode_classes", "episode_classes"))
-        if lit_model.fixed_ways and train_ways != ways:
-            raise BadInput(
-                f"--train_episode_classes={train_ways} and --episode_classes={ways} must agree: "
-                f"{type(lit_model).__name__} trains a head of one size."
-            )
-        data.test_split = test_split or data.test_split
-        if is_first_process():  # Lightning would find bad data later, and with a traceback
-            data.prepare_data()
-            data.setup("fit" if test_split is None else "test")
-        return data, lit_model
-
-
-#: The flags of this process's command lines.
+#: Every flag that this process has offered: in an error, ``name=`` becomes ``--name=``.
 _offered: set[str] = set()
 
 
 class _Parser(jsonargparse.ArgumentParser):
     """Says what is wrong in one sentence and exits with status 2."""
 
+    flags: Collection[str] = ()
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
         if unknown := re.match(r"unrecognized arguments: (\S+)", message, flags=re.IGNORECASE):
             flag = unknown[1].split("=")[0]
-            close = difflib.get_close_matches(flag, [o for a in self._actions for o in a.option_strings], n=1)
+            close = difflib.get_close_matches(flag, [f"--{name}" for name in self.flags], n=1, cutoff=0.75)
             message = f"unknown flag {flag} for the chosen classes" + (f"; did you mean {close[0]}?" if close else ".")
-        elif wrong := re.search(r'Parser key "(\w+)": (.*)', message):
-            message = f"--{wrong[1]}: " + re.sub(r"<class '(\w+)'>", r"\1", wrong[2])
-        fail(self.prog, message)
+        fail(self.prog, _plainly(message))
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """The help with a glossary, and without types that say nothing: of text, and of choices that are listed."""
+        text = super().format_help(formatter)
+        text = re.sub(r"type:\s+(Literal\[[^]]*\]|str(\s+\|\s+null)?),\s+default:\s+", "default: ", text)
+        text = re.sub(r"type:\s+bool,\s+default:\s+(\w+)", lambda found: f"default: {found[1].lower()}", text)
+        text = re.sub(r"\(required,\s+[^)]*\)", "(required)", text)
+        width = shutil.get_terminal_size().columns - 2
+        lines = [
+            textwrap.fill(line, width, subsequent_indent=" " * 24) if len(line) > width else line
+            for line in text.splitlines()
+        ]
+        return "\n".join([*lines, "", WORDS])
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that prints and writes."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+#: jsonargparse's names of types, in words.
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+
+
+def _plainly(message: str) -> str:
+    """What jsonargparse says of a bad value, as a sentence."""
+    if missing := re.search(r"argument (--\w+): expected one argument", message):
+        return f"{missing[1]} is missing its value."
+    of_one_type = r"Expected an? (?P<type>.*?)\. Got value: ?"
+    of_several = r".*?Subtypes: \[(?P<types>.*?)\] .*Given value: ?"
+    wrong = re.search(rf'Parser key "(\w+)": (?:{of_one_type}|{of_several})(?P<value>.*)$', message)
+    if not wrong:
+        return message
+    names = re.sub(r"<class '(\w+)'>|\b(?:typing\.)?Literal\[(.*?)\]", r"\1\2", wrong["type"] or wrong["types"])
+    choices = [TYPES.get(name.strip("'\" "), name.strip("'\" ")) for name in names.split(",")]
+    return f"--{wrong[1]}={wrong['value']} cannot be used: it must be {' or '.join(choices)}."
 
 
 def fail(program: str, message: str) -> NoReturn:
     """Print one sentence and exit with status 2."""
-    if is_first_process():
-        print(f"{program}: error: {message}", file=sys.stderr)
+    say(f"{program}: error: {message}")
     sys.exit(2)
 
 
@@ -210,13 +145,19 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        # The library names arguments, inner_lr=-1; on the command line they are flags.
-        message = re.sub(r"(?<![\w.,/=-])(\w+)=", lambda m: f"{'--' * (m[1] in _offered)}{m[0]}", str(error))
-        fail(Path(sys.argv[0]).name, message)
+        fail(_program(), _with_dashes(str(error)))
     except TrainingDiverged as error:
-        if is_first_process():
-            print(error, *getattr(error, "__notes__", []), file=sys.stderr)
+        say(" ".join([str(error), *getattr(error, "__notes__", [])]))
         sys.exit(1)
+
+
+def _program() -> str:
+    return Path(sys.argv[0]).name
+
+
+def _with_dashes(message: str) -> str:
+    """The library names arguments, ``inner_lr=-1``; on the command line they are flags."""
+    return re.sub(r"(?<![\w.,/=-])(\w+)=", lambda found: f"{'--' * (found[1] in _offered)}{found[0]}", message)
 
 
 def parse(
@@ -224,6 +165,7 @@ def parse(
     description: str,
     extra: type | None = None,
     settings_from: str = "resume",
+    unused: Set[str] = frozenset(),
 ) -> Experiment:
     """Resolve a command line; ``--help`` prints the flags of the chosen classes and exits.
 
@@ -232,6 +174,7 @@ def parse(
         description: what the program does, for ``--help``.
         extra: a dataclass whose fields are further flags.
         settings_from: the flag that names a checkpoint; its run's settings come right below ``--config``.
+        unused: flags that the program has no use for. They are not in its help, and refused.
 
     Raises:
         BadInput: a class, a config file or a value cannot be used.
@@ -242,66 +185,138 @@ def parse(
     checkpoint, config_file = flags.pop(settings_from, None), flags.pop("config", None)
     from_file = _read_config(config_file)
     checkpoint = checkpoint or from_file.get(settings_from)
-    from_checkpoint = {} if checkpoint is None else checkpoint_config(checkpoint, settings_from)
+    from_checkpoint = {} if checkpoint is None else read_checkpoint(checkpoint, settings_from)["config"]
     chosen = from_checkpoint | from_file | flags
-    parser = _Parser(prog=Path(sys.argv[0]).name, description=description, allow_abbrev=False)
-    parser.add_argument("--config", type=str | None, help="YAML file with any of these flags; flags win")
-    parser.add_argument("--data_class", type=str | None, help=f"data set: {_names(few_shot.data)}, or a dotted path")
-    parser.add_argument("--model_class", type=str | None, help=f"backbone: {_names(few_shot.models)}, or a dotted path")
-    algorithms = f"algorithm: {_names(few_shot.lit_models)}, or a dotted path"
-    parser.add_argument("--lit_model_class", type=str, default="LitMAML", help=algorithms)
-    known = set(_add_arguments(parser, RunOptions)) | {"data_class", "model_class", "lit_model_class"}
-    extra_names = [] if extra is None else _add_arguments(parser, extra)
-    if "data_class" not in chosen and {"-h", "--help"} & set(argv):
-        parser.description = f"{description} Choose the classes to see their flags too."
-        parser.parse_args(["--help"])
-
+    wants_help = bool({"-h", "--help"} & set(argv))
+    if wants_help and "data_class" not in chosen:
+        description += " Add --data_class=NAME, and see the flags of the data set and of its usual model too."
+        _parser(description, extra, _named_classes(chosen), unused).parse_args(["--help"])
     if extra is not None and checkpoint is None:
         raise BadInput(f"--{settings_from} is missing: name a checkpoint.")
 
     classes, protocol = _choose_classes(chosen)
-    names = {}
-    for flag, cls in classes.items():
-        names[flag] = _add_arguments(parser, cls, FILLED_IN[flag] | set(getattr(cls, "unused", ())), known)
-        known |= set(names[flag])
-    _offered.update(known)
-    _accept_bare_flags(parser)
-    if unknown := set(from_file) - known:
+    if "model_class" in unused:
+        unused = unused | set(_argument_names(classes["model_class"]))
+    for flag in sorted(unused & {token[2:].partition("=")[0] for token in argv if token.startswith("--")}):
+        raise BadInput(f"--{flag} has no use here: {_program()} takes it from the checkpoint, or does without.")
+    parser = _parser(description, extra, classes)
+    names = {flag: [n for n in _argument_names(cls) if n not in _left_out(flag, cls)] for flag, cls in classes.items()}
+    if unknown := set(from_file) - set(parser.flags):
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")
 
     loss = {"loss": getattr(classes["data_class"], "loss", "cross_entropy")}
-    defaults = {k: v for k, v in (loss | protocol | from_checkpoint | from_file).items() if k in known}
+    defaults = {k: v for k, v in (loss | protocol | from_checkpoint | from_file).items() if k in parser.flags}
     if checkpoint is not None:
         defaults[settings_from] = checkpoint
     # Parsed like flags, so that they are checked like flags; then --help shows them as the defaults that they are.
-    parser.set_defaults(parser.parse_args([f"--{k}={_as_flag(v)}" for k, v in defaults.items()]).as_dict())
-    values = parser.parse_args(argv).as_dict()
+    parsed = parser.parse_args([f"--{k}={_as_flag(v)}" for k, v in defaults.items()]).as_dict()
+    if wants_help:
+        parser = _parser(description, extra, classes, unused)
+        parsed = {k: v for k, v in parsed.items() if k in parser.flags}
+    parser.set_defaults(parsed)
+    values = parser.parse_args(_with_values(argv, parser)).as_dict()
     return Experiment(
         classes=classes,
         arguments={flag: {k: values[k] for k in names[flag]} for flag in classes},
         options=RunOptions(**{f.name: values[f.name] for f in fields(RunOptions)}),
-        extra={k: values[k] for k in extra_names},
-        config={k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k in known - {"resume"}},
+        extra={} if extra is None else {f.name: values[f.name] for f in fields(extra)},
+        config={
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in values.items()
+            if k not in {*_argument_names(extra), "resume", "config"}
+        },
         resumed_from=from_checkpoint,
     )
+
+
+def _parser(description: str, extra: type | None, classes: dict[str, type], unused: Set[str] = frozenset()) -> _Parser:
+    """A parser of all flags but the unused ones, in groups: the program's own, each class's, and how to run.
+
+    A flag that several classes have is shared by them.
+    """
+    parser = _Parser(
+        prog=_program(),
+        usage="%(prog)s --flag=value ...",
+        description=description,
+        allow_abbrev=False,
+    )
+    taken: set[str] = set(unused)
+    if extra is not None:
+        own = parser.add_argument_group("This program's own flags")
+        taken |= set(_add_arguments(own, extra, taken))
+    choices = parser.add_argument_group("What to run")
+    text = "YAML file that sets any of these flags, one 'name: value' a line. A flag on the command line wins."
+    choices.add_argument("--config", metavar="FILE", type=str | None, help=text)
+    taken.add("config")
+    for flag, (kind, package, base) in KINDS.items():
+        if flag in taken:
+            continue
+        default = "LitMAML" if flag == "lit_model_class" else None
+        text = f"the {kind}: {_names(package)}, or the path of {_a(base)} of yours, as my_package.my_file.MyClass."
+        choices.add_argument(f"--{flag}", metavar="NAME", type=str | None, default=default, help=text)
+        taken.add(flag)
+    for flag, cls in classes.items():
+        if set(_argument_names(cls)) <= taken | _left_out(flag, cls):
+            continue  # a heading alone
+        summary = " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].replace("``", "").split())
+        group = parser.add_argument_group(f"{KINDS[flag][0].capitalize()} {cls.__name__}", summary)
+        taken |= set(_add_arguments(group, cls, taken | _left_out(flag, cls)))
+    taken |= set(_add_arguments(parser.add_argument_group("How to run"), RunOptions, taken))
+    parser.flags = taken - unused
+    _offered.update(parser.flags)
+    return parser
+
+
+def _add_arguments(group: Any, cls: type, skip: Set[str]) -> list[str]:
+    """Add a class's constructor arguments as flags; returns their names."""
+    return group.add_class_arguments(
+        cls, None, as_group=False, skip=set(skip) & set(_argument_names(cls)), fail_untyped=False
+    )
+
+
+def _left_out(flag: str, cls: type) -> set[str]:
+    """Arguments that are no flags: those that the run fills in, and those that the class has no use for."""
+    return FILLED_IN[flag] | set(getattr(cls, "unused", ()))
+
+
+def _argument_names(cls: type | None) -> list[str]:
+    if cls is None:
+        return []
+    return jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False)
+
+
+def _with_values(argv: Sequence[str], parser: _Parser) -> list[str]:
+    """Let ``--wandb`` mean ``--wandb=true``, and ``--stop_early`` a usual patience."""
+    switches = {name: "true" for name, value in parser.get_defaults().as_dict().items() if isinstance(value, bool)}
+    bare = {f"--{name}": value for name, value in (switches | BARE).items() if name in parser.flags}
+    found = []
+    for i, token in enumerate(argv):
+        alone = i + 1 == len(argv) or argv[i + 1].startswith("--")
+        found.append(f"{token}={bare[token]}" if token in bare and alone else token)
+    return found
+
+
+def _named_classes(chosen: dict[str, Any]) -> dict[str, type]:
+    """The classes that are named, for a help without a data set."""
+    return {flag: _find(str(chosen[flag]), flag) for flag in KINDS if flag in chosen}
 
 
 def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, Any]]:
     """The classes that the flags, or else the protocol, name; and what of the protocol holds for them."""
     if "data_class" not in chosen:
         raise BadInput(f"--data_class is missing: choose one of {_names(few_shot.data)}.")
-    data_class = _find(chosen["data_class"], few_shot.data, few_shot.data.EpisodeDataModule, "data_class")
+    data_class = _find(chosen["data_class"], "data_class")
     protocol = _protocol(chosen) if data_class.__module__.startswith("few_shot.") else {}
     chosen = {"lit_model_class": "LitMAML"} | protocol | chosen
     if "model_class" not in chosen:
         raise BadInput(f"--model_class is missing: choose one of {_names(few_shot.models)}.")
-    model_class = _find(chosen["model_class"], few_shot.models, nn.Module, "model_class")
-    lit_model_class = _find(chosen["lit_model_class"], few_shot.lit_models, LitMetaLearner, "lit_model_class")
+    model_class = _find(chosen["model_class"], "model_class")
+    lit_model_class = _find(chosen["lit_model_class"], "lit_model_class")
     if chosen["model_class"] != protocol.get("model_class"):  # another model's width says nothing of this one's
         own = getattr(few_shot.models, protocol.get("model_class", ""), None)
-        others = set() if own is None else set(_argument_names(own))
+        others = set(_argument_names(own))
         protocol = {k: v for k, v in protocol.items() if k not in others}
-    protocol |= {k: chosen[k] for k in ("data_class", "model_class", "lit_model_class")}
+    protocol |= {k: chosen[k] for k in KINDS}
     classes = {"data_class": data_class, "model_class": model_class, "lit_model_class": lit_model_class}
     for flag, cls in classes.items():
         if missing := FILLED_IN[flag] - set(_argument_names(cls)):
@@ -312,7 +327,7 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
 def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
     """The flags that decide which others there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for flag in ("config", settings_from, "data_class", "model_class", "lit_model_class"):
+    for flag in ("config", settings_from, *KINDS):
         parser.add_argument(f"--{flag}")
     for flag in ("episode_classes", "support_samples"):
         parser.add_argument(f"--{flag}", type=lambda text: int(text) if text.isdigit() else text)
@@ -320,20 +335,6 @@ def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
         return vars(parser.parse_known_args(list(argv))[0])
     except SystemExit:
         raise BadInput("a flag is missing its value.") from None
-
-
-def checkpoint_config(path: str, flag: str) -> dict[str, Any]:
-    """The resolved flags of the run that wrote a checkpoint.
-
-    Raises:
-        BadInput: the file is not there, or is no checkpoint of this project.
-    """
-    try:
-        return read_checkpoint(path)["config"]
-    except FileNotFoundError:
-        raise BadInput(f"--{flag}={path} does not exist.") from None
-    except Exception as error:
-        raise BadInput(f"--{flag}={path} is no checkpoint of this project ({type(error).__name__}).") from error
 
 
 def _read_config(path: str | None) -> dict[str, Any]:
@@ -351,7 +352,7 @@ def _read_config(path: str | None) -> dict[str, Any]:
 
 
 def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
-    """The dataset's protocol, overlaid with the algorithm's rows; each for all ways and shots, and for the chosen."""
+    """The data set's protocol, overlaid with the algorithm's rows; each for all ways and shots, and for the chosen."""
     folder = CONFIGS / str(chosen["data_class"]).rpartition(".")[2]
     if not (folder / "protocol.yaml").is_file():
         return {}
@@ -365,12 +366,17 @@ def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
     return protocol
 
 
+def _choosable(package: Any) -> list[str]:
+    return [name for name in package.__all__ if name not in ABSTRACT]
+
+
 def _names(package: Any) -> str:
-    return ", ".join(name for name in package.__all__ if name not in ABSTRACT)
+    return ", ".join(_choosable(package))
 
 
-def _find(name: str, package: Any, base: type, flag: str) -> type:
+def _find(name: str, flag: str) -> type:
     """A class by its bare name in one of our packages or by its dotted path."""
+    _, package, base = KINDS[flag]
     module, _, bare = str(name).rpartition(".")
     sys.path.insert(0, "")  # a class of the user's own may lie where the command is run
     try:
@@ -380,34 +386,29 @@ def _find(name: str, package: Any, base: type, flag: str) -> type:
     finally:
         sys.path.remove("")
     if not (isinstance(found, type) and issubclass(found, base)) or bare in ABSTRACT:
+        close = _similar(bare, _choosable(package))
         raise BadInput(
-            f"--{flag}={name} is unknown: choose one of {_names(package)}, or the dotted path of a {base.__name__}."
+            f"--{flag}={name} is unknown: "
+            + (f"did you mean {close}? --help lists them all." if close else "")
+            + (f"choose one of {_names(package)}, or the path of {_a(base)} of yours." if not close else "")
         )
     return found
 
 
-def _argument_names(cls: type) -> list[str]:
-    return jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False)
+def _a(base: type) -> str:
+    if base is nn.Module:
+        return "a torch.nn.Module"
+    return f"{'an' if base.__name__[0] in 'AEIOU' else 'a'} {base.__name__}"
 
 
-def _add_arguments(
-    parser: jsonargparse.ArgumentParser, cls: type, filled_in: Set[str] = frozenset(), known: Set[str] = frozenset()
-) -> list[str]:
-    """Add a class's constructor arguments as flags, but for those that the run fills in; returns their names.
+def _similar(name: str, names: list[str]) -> str | None:
+    """The name that was probably meant: other capitals, a slip, or without its ``Lit``."""
 
-    A flag that another class has added already is shared with it.
-    """
-    names = _argument_names(cls)
-    parser.add_class_arguments(cls, None, skip=(filled_in | known) & set(names), fail_untyped=False)
-    return [name for name in names if name not in filled_in]
+    def plain(name: str) -> str:
+        return re.sub(r"[\W_]", "", name.lower().replace("++", "plusplus")).removeprefix("lit")
 
-
-def _accept_bare_flags(parser: jsonargparse.ArgumentParser) -> None:
-    """Let ``--wandb`` mean ``--wandb=true``, and ``--stop_early`` a usual patience."""
-    usual = {"ensemble": 5, "stop_early": 5, "track_grad_norm": 2.0}
-    for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool or action.dest in usual:
-            action.nargs, action.const = "?", usual.get(action.dest, True)
+    close = difflib.get_close_matches(plain(name), [plain(n) for n in names], n=1)
+    return next((n for n in names if close and plain(n) == close[0]), None)
 
 
 def _as_flag(value: Any) -> str:

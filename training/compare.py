@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from few_shot.errors import TrainingDiverged
 from training.command_line import clear_errors, parse
 from training.run_experiment import run
+from training.terminal import say
 
 STEPS = (0, 1, 5, 10)
 MEMBERS = {
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     with clear_errors():
         for name, own in MEMBERS.items():
-            print(f"\n{name}", flush=True)
+            say(f"\n{name}")
             common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
             lines.append(f"| {name} | " + row([*common, *own, *flags]) + " |")
     table = "\n".join(lines)

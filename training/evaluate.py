@@ -11,19 +11,25 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.command_line import clear_errors, parse
-from training.record import ensemble_of, load_weights, make_folder, test
-from training.trainer import build_trainer, set_up_process
+from few_shot.metrics import METRICS
+from training.command_line import TRAINING_ONLY, clear_errors, parse
+from training.experiment import load_weights
+from training.process import set_up_process
+from training.run_folder import RunFolder, ensemble_of, make_folder
+from training.terminal import print_result
+from training.testing import test
+from training.trainer import build_trainer
 
 
 @dataclass
 class EvaluationOptions:
-    """What to evaluate. An ensemble is of the best checkpoints that lie beside the one that is named.
+    """What to evaluate.
 
     Args:
-        checkpoint: the checkpoint; its run's settings hold unless a flag says otherwise.
-        split: the classes to draw episodes from.
-        output_dir: folder for test_metrics.json and test_episodes.csv; None prints only.
+        checkpoint: checkpoint file of a run. The run's own settings hold, except for flags that are given. With
+            --ensemble, the other checkpoints are those beside it.
+        split: the classes to draw the episodes from, those of the training, the validation or the test.
+        output_dir: folder to write test_metrics.json and test_episodes.csv into; null only prints the result.
     """
 
     checkpoint: str
@@ -34,22 +40,35 @@ class EvaluationOptions:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Evaluate one checkpoint; returns the content of ``test_metrics.json``."""
     with clear_errors():
-        experiment = parse(argv, "Test a checkpoint.", extra=EvaluationOptions, settings_from="checkpoint")
+        experiment = parse(
+            argv,
+            "Test a checkpoint and print the result. --output_dir=FOLDER also writes it.",
+            EvaluationOptions,
+            settings_from="checkpoint",
+            unused=TRAINING_ONLY,
+        )
         options = experiment.options
         options.fast_dev_run, options.resume = False, None
         if options.limit_test_batches == 0:  # the run was not tested; this is
             options.limit_test_batches = None
         set_up_process(options)
         data, lit_model = experiment.build(test_split=experiment.extra["split"])
-        trainer = build_trainer(experiment, directory=None, metric=data.metric)
+        trainer = build_trainer(experiment, None, data.metric)
         trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
         checkpoint = Path(experiment.extra["checkpoint"])
         load_weights(lit_model, str(checkpoint), "checkpoint")
-        members = ensemble_of(checkpoint.parent, options.ensemble, data.metric) if options.ensemble else []
-        output = None if experiment.extra["output_dir"] is None else Path(experiment.extra["output_dir"])
-        if output is not None:
-            make_folder(output, "output_dir")
-        return test(trainer, lit_model, data, members=members, directory=output)
+        mode = METRICS[data.metric].mode
+        members = ensemble_of(checkpoint.parent, options.ensemble, mode) if options.ensemble else []
+        output = None
+        if experiment.extra["output_dir"] is not None:
+            output = RunFolder(experiment.extra["output_dir"])
+            make_folder(output.path, "output_dir")
+        found = test(trainer, lit_model, data, members=members, folder=output)
+        if output is None:
+            print_result("The result is not kept in a file: --output_dir=FOLDER would do that.")
+        else:
+            print_result(f"The result is in {output.path}")
+        return found
 
 
 if __name__ == "__main__":

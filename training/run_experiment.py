@@ -3,7 +3,6 @@
 python training/run_experiment.py --data_class=MiniImagenet --model_class=Conv4 --gpus=-1
 """
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,19 +15,17 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
+from few_shot.metrics import METRICS
 from training import visualize
-from training.command_line import Experiment, clear_errors, parse
-from training.record import (
-    VERSION_VARIABLE,
-    ensemble_of,
-    load_weights,
-    print_once,
-    record,
-    record_cost,
-    run_directory,
-    test,
-)
-from training.trainer import build_trainer, device_name, set_up_process
+from training.command_line import clear_errors, parse
+from training.devices import device_name
+from training.experiment import Experiment, load_weights
+from training.loggers import close, log_picture
+from training.process import set_up_process
+from training.run_folder import RunFolder, ensemble_of, read_checkpoint
+from training.terminal import print_result
+from training.testing import test
+from training.trainer import build_trainer
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
@@ -43,49 +40,49 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     set_up_process(options)
     data, lit_model = experiment.build()
     if options.fast_dev_run:
-        trainer = build_trainer(experiment, Path(options.log_dir), data.metric)
+        trainer = build_trainer(experiment, None, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         return test(trainer, lit_model, data)
+    resumed_at = None
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
-    directory = run_directory(experiment)
-    os.environ[VERSION_VARIABLE] = directory.name.removeprefix("version_")
-    try:
-        record(experiment, directory, device_name(experiment))
-        trainer = build_trainer(experiment, directory, data.metric)
+        resumed_at = read_checkpoint(options.resume, "resume")["global_step"]
+    folder = RunFolder.start(options.log_dir, experiment.name, options.resume)
+    with folder.shared_with_launched_processes():
+        folder.record(experiment.config, device_name(experiment), resumed_at)
+        trainer = build_trainer(experiment, folder, data.metric, resumed_at)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         checkpoint: Any = trainer.checkpoint_callback
         best = None
         if options.limit_val_batches == 0:  # nothing says what is best, and the last update may lie between two saves
-            trainer.save_checkpoint(directory / "checkpoints" / "last.ckpt")
+            trainer.save_checkpoint(folder.last_checkpoint)
         else:
             best = checkpoint.best_model_path or None
         summary = None
         if options.limit_test_batches != 0:
             started = time.perf_counter()
-            folder = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
-            members = ensemble_of(folder, options.ensemble, data.metric) if options.ensemble else []
-            summary = test(trainer, lit_model, data, best, members, directory)
-            record_cost(directory, trainer.global_step, test=time.perf_counter() - started)
-        draw(lit_model, data, trainer, directory)
-        print_once(f"Everything about this run is in {directory}")
+            kept = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
+            members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
+            summary = test(trainer, lit_model, data, best, members, folder)
+            folder.add_cost(trainer.global_step, test=time.perf_counter() - started)
+        draw(lit_model, data, trainer, folder)
+        close(trainer.loggers)
+        print_result(f"Everything about this run is in {folder.path}")
         return summary
-    finally:
-        del os.environ[VERSION_VARIABLE]
 
 
 @rank_zero_only
-def draw(lit_model: Any, data: Any, trainer: pl.Trainer, directory: Path) -> None:
+def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder) -> None:
     """Write the run's pictures, and hand them to its loggers."""
-    pictures = {"curves": visualize.draw_curves(directory)}
-    if visualize.can_draw_fit(data):
-        pictures["fit"] = visualize.draw_fit(lit_model, data, directory / "fit.png")
+    pictures = {"curves": visualize.draw_curves(folder)}
+    if visualize.can_draw_fit(lit_model, data):
+        pictures["fit"] = visualize.draw_fit(lit_model, data, folder.path / "fit.png")
     for name, path in pictures.items():
         if path is not None:
-            visualize.log_picture(trainer.loggers, name, path, trainer.global_step)
-            print(f"{name}: {path}")
+            log_picture(trainer.loggers, name, path, trainer.global_step)
+            print_result(f"{name}: {path}")
 
 
 if __name__ == "__main__":

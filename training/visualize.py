@@ -1,13 +1,11 @@
 """Pictures of a run: its learning curves, and how a model adapts to one task.
 
-python training/visualize.py --checkpoint logs/Sinusoid-LitMAML/version_0/checkpoints/last.ckpt --episode=3
+python training/visualize.py --checkpoint=logs/Sinusoid-LitMAML/version_0/checkpoints/last.ckpt --episode=3
 """
 
-import csv
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +18,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from few_shot.data import Sinusoid
 from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
-from training.command_line import clear_errors, parse
-from training.record import load_weights
+from training.command_line import TRAINING_ONLY, clear_errors, parse
+from training.experiment import RunOptions, load_weights
+from training.run_folder import RunFolder, make_folder
+from training.terminal import print_result
+
+#: What a picture of one task does without, of the flags that it could have.
+UNUSED = TRAINING_ONLY | {field.name for field in fields(RunOptions)}
+UNUSED |= {"batch_size", "test_episodes", "num_workers", "test_inner_loop_steps", "transductive"}
 
 
 @dataclass
@@ -34,9 +36,9 @@ class PictureOptions:
     """What to draw.
 
     Args:
-        checkpoint: the checkpoint; its run's settings hold unless a flag says otherwise.
-        episode: number of the test task.
-        output: the picture.
+        checkpoint: checkpoint file of a run. The run's own settings hold, except for flags that are given.
+        episode: number of the test task to draw, from 0.
+        output: file to draw into; its ending is the format (png, pdf, svg).
     """
 
     checkpoint: str
@@ -44,82 +46,91 @@ class PictureOptions:
     output: str = "fit.png"
 
 
-def draw_curves(directory: Path) -> Path | None:
-    """Draw the training and validation curves in a run's folder to ``curves.png``; None if nothing was logged."""
-    curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for path in [*sorted(directory.glob("metrics-part*.csv")), directory / "metrics.csv"]:
-        if not path.exists():
-            continue
-        with path.open() as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if name.startswith(("train_", "val_")) and value:
-                        curves[name].append((int(row["step"]) + 1, float(value)))
-    quantities = [q for q in ("loss", *METRICS) if f"train_{q}" in curves or f"val_{q}" in curves]
+def draw_curves(folder: RunFolder) -> Path | None:
+    """Draw a run's training and validation curves to ``curves.png`` in its folder; None if nothing was logged."""
+    curves = {
+        f"{part}_{quantity}": folder.curve(f"{part}_{quantity}")
+        for part in ("train", "val")
+        for quantity in ("loss", *METRICS)
+    }
+    quantities = [q for q in ("loss", *METRICS) if curves[f"train_{q}"] or curves[f"val_{q}"]]
     if not quantities:
         return None
     figure, axes = plt.subplots(1, len(quantities), figsize=(6 * len(quantities), 4), squeeze=False)
     for axis, quantity in zip(axes[0], quantities, strict=True):
         for part, colour in (("train", "tab:blue"), ("val", "tab:orange")):
-            if not (points := curves.get(f"{part}_{quantity}")):
+            if not (points := curves[f"{part}_{quantity}"]):
                 continue
-            steps, values = np.array(points).T
+            updates, values = np.array(points).T
             axis.plot(
-                steps, values, color=colour, alpha=0.3 if part == "train" else 1, lw=1 if part == "train" else 1.5
+                updates, values, color=colour, alpha=0.3 if part == "train" else 1, lw=1 if part == "train" else 1.5
             )
             if part == "train":
-                axis.plot(*_smooth(steps, values), color=colour, label="train (one meta-batch; running mean)")
+                axis.plot(*_smooth(updates, values), color=colour, label="train (one meta-batch; running mean)")
             else:
-                axis.plot(steps, values, "o", ms=3, color=colour, label="validation")
-            ci95 = dict(curves.get(f"{part}_{quantity}_ci95", []))
-            if part == "val" and set(steps) <= set(ci95):
-                margin = np.array([ci95[int(step)] for step in steps])
-                axis.fill_between(steps, values - margin, values + margin, color=colour, alpha=0.2, label="95 % CI")
+                axis.plot(updates, values, "o", ms=3, color=colour, label="validation")
+            ci95 = dict(folder.curve(f"{part}_{quantity}_ci95"))
+            if part == "val" and set(updates) <= set(ci95):
+                margin = np.array([ci95[int(update)] for update in updates])
+                axis.fill_between(updates, values - margin, values + margin, color=colour, alpha=0.2, label="95 % CI")
+        logged = [value for part in ("train", "val") for _, value in curves[f"{part}_{quantity}"]]
         metric = METRICS.get(quantity)
-        if metric is None or metric.mode == "min":
+        if (metric is None or metric.mode == "min") and min(logged) > 0:
             axis.set_yscale("log")
         axis.set(xlabel="outer updates", ylabel=metric.description if metric else quantity)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.suptitle(directory.parent.name)
-    return _save(figure, directory / "curves.png")
+    figure.suptitle(folder.path.absolute().parent.name)
+    return _save(figure, folder.path / "curves.png")
 
 
-def _smooth(steps: np.ndarray, values: np.ndarray, points: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def _smooth(updates: np.ndarray, values: np.ndarray, points: int = 20) -> tuple[np.ndarray, np.ndarray]:
     window = max(1, len(values) // points)
-    return steps[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
+    return updates[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
 
 
-def can_draw_fit(data: Any) -> bool:
-    """Whether a task of the data module is a curve."""
-    return isinstance(data, Sinusoid)
+def can_draw_fit(lit_model: Any, data: Any) -> bool:
+    """Whether a task is a curve, one number of one number, and the algorithm has inner steps to show."""
+    is_curve = data.metric == "mse" and (tuple(data.input_shape), data.output_size) == ((1,), 1)
+    return is_curve and hasattr(lit_model, "adapt")
+
+
+def truth_of(data: Any) -> Callable[..., np.ndarray] | None:
+    """What the tasks' samples were drawn from, if the data module says so: its method ``truth``.
+
+    A class that draws its tasks in its own way, and has inherited ``truth`` from one that draws others, says nothing.
+    """
+    for cls in type(data).__mro__:
+        if "truth" in vars(cls):
+            return data.truth
+        if "draw" in vars(cls):
+            return None
+    return None
 
 
 def draw_fit(
-    lit_model: Any, data: Sinusoid, path: Path, episode: int = 0, shown_steps: tuple[int, ...] = (0, 1, 10)
+    lit_model: Any, data: Any, path: Path, episode: int = 0, shown_steps: tuple[int, ...] = (0, 1, 10)
 ) -> Path:
-    """Draw one unseen sine wave: the truth, the support points, and the prediction after some inner steps."""
+    """Draw one unseen curve: the truth if known, the support points, the predictions after some inner steps."""
     index = np.array([episode])
     dtype, device = lit_model.dtype, lit_model.device
     batch = data.prepare(data.draw("test", data.eval_seed, index), "test", dtype)
     batch = type(batch)(*(tensor.to(device) for tensor in batch))
-    amplitude, phase = data.waves("test", data.eval_seed, index)
-    x = torch.linspace(-5, 5, 200, dtype=dtype, device=device)[None, :, None]
+    points = batch.support_x[0, :, 0].double().cpu().numpy()
+    at = np.linspace(min(-5.0, points.min()), max(5.0, points.max()), 200)
     figure, axis = plt.subplots(figsize=(7, 4.5))
-    axis.plot(
-        x[0, :, 0].cpu(), amplitude.item() * np.sin(x[0, :, 0].cpu().numpy() - phase.item()), "k", lw=2, label="truth"
-    )
-    axis.plot(
-        batch.support_x[0, :, 0].cpu(), batch.support_y[0, :, 0].cpu(), "r^", ms=8, label="support points", zorder=5
-    )
+    if (truth := truth_of(data)) is not None:
+        axis.plot(at, truth("test", data.eval_seed, index, at[None, :, None])[0, :, 0], "k", lw=2, label="truth")
+    axis.plot(points, batch.support_y[0, :, 0].cpu(), "r^", ms=8, label="support points", zorder=5)
     styles = {0: ("tab:gray", ":"), 1: ("tab:blue", "--"), 10: ("tab:green", "-")}
+    x = torch.as_tensor(at, dtype=dtype, device=device)[None, :, None]
     with torch.no_grad():
         predictions = lit_model.predictions_of(x)
         for step, fast_weights in enumerate(lit_model.adapt(batch.support_x, batch.support_y, max(shown_steps))):
             if step in shown_steps:
                 colour, line = styles.get(step, ("tab:purple", "-."))
                 label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-                axis.plot(x[0, :, 0].cpu(), predictions(fast_weights)[0, :, 0].cpu(), line, color=colour, label=label)
+                axis.plot(at, predictions(fast_weights)[0, :, 0].cpu(), line, color=colour, label=label)
     axis.set(xlabel="x", ylabel="y", title=f"Test task {episode}: {data.support_samples} support points")
     axis.grid(alpha=0.3)
     axis.legend()
@@ -133,26 +144,26 @@ def _save(figure: plt.Figure, path: Path) -> Path:
     return path
 
 
-def log_picture(loggers: list[Logger], name: str, path: Path, step: int) -> None:
-    """Hand a picture to the loggers that take one."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, plt.imread(path)[:, :, :3], step, dataformats="HWC")
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)])
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw how a checkpoint's model adapts to one test task."""
     with clear_errors():
-        experiment = parse(argv, "Draw how a model adapts to one task.", PictureOptions, settings_from="checkpoint")
+        experiment = parse(
+            argv,
+            "Draw how a checkpoint's model adapts to one test task, into the file that --output names.",
+            PictureOptions,
+            settings_from="checkpoint",
+            unused=UNUSED,
+        )
         data, lit_model = experiment.build(test_split="test")
-        if not can_draw_fit(data):
-            raise BadInput(f"--checkpoint={experiment.extra['checkpoint']} is no sinusoid run: only curves are drawn.")
+        if not can_draw_fit(lit_model, data):
+            raise BadInput(
+                f"--checkpoint={experiment.extra['checkpoint']} cannot be drawn: only curves are, as the sinusoid's "
+                "tasks, of an algorithm with an inner loop."
+            )
         load_weights(lit_model, experiment.extra["checkpoint"], "checkpoint")
         output = Path(experiment.extra["output"])
-        output.parent.mkdir(parents=True, exist_ok=True)
-        print(draw_fit(lit_model, data, output, experiment.extra["episode"]))
+        make_folder(output.parent, "output")
+        print_result(f"The picture is in {draw_fit(lit_model, data, output, experiment.extra['episode'])}")
 
 
 if __name__ == "__main__":

@@ -30,11 +30,15 @@ class Sinusoid(EpisodeDataModule):
         draws = uniform(seed, split, index, WAVE_STREAM, 2)[:, :, None, None]
         return 0.1 + 4.9 * draws[:, 0], np.pi * draws[:, 1]
 
+    def truth(self, split: Split, seed: int, index: NDArray, x: NDArray) -> NDArray:
+        """The values of T episodes' waves at any points x ``[T, n, 1]``; pictures draw it."""
+        amplitude, phase = self.waves(split, seed, index)
+        return amplitude * np.sin(x - phase)
+
     def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
         """Draw T episodes; points and values are ``[T, n, 1]``."""
-        amplitude, phase = self.waves(split, seed, index)
         points = self.support_samples + self.queries(split)
         at = 10 * uniform(seed, split, index, POINT_STREAM, points)[:, :, None] - 5
-        x, y = torch.from_numpy(at), torch.from_numpy(amplitude * np.sin(at - phase))
+        x, y = torch.from_numpy(at), torch.from_numpy(self.truth(split, seed, index, at))
         shots = self.support_samples
         return EpisodeBatch(x[:, :shots], y[:, :shots], x[:, shots:], y[:, shots:], torch.as_tensor(index))

@@ -1,6 +1,8 @@
 """Who wins, what each flag means, and what becomes of bad input."""
 
+import dataclasses
 import itertools
+import re
 from pathlib import Path
 
 import jsonargparse
@@ -12,7 +14,9 @@ import few_shot.lit_models
 import few_shot.models
 from few_shot.data import Sinusoid
 from few_shot.errors import BadInput
-from training.command_line import CONFIGS, RunOptions, clear_errors, parse
+from training import evaluate, run_experiment, visualize
+from training.command_line import CONFIGS, TRAINING_ONLY, clear_errors, parse
+from training.experiment import RunOptions
 
 SWEEPS = Path(__file__).parents[2] / "training" / "sweeps"
 
@@ -235,3 +239,130 @@ def test_every_flag_is_explained(cls):
     parser = jsonargparse.ArgumentParser()
     parser.add_class_arguments(cls, None)
     assert [a.dest for a in parser._actions if a.dest not in ("help", "model") and not a.help] == []
+
+
+def printed_help(capsys, *argv, main=None):
+    """The help's groups, by heading: the flags of each, in order; and all of its text."""
+    with pytest.raises(SystemExit) as exit_:
+        (main or (lambda argv: parse(argv, "test")))([*argv, "--help"])
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    groups, heading = {}, ""
+    for line in text.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            heading = line.removesuffix(":")
+        elif flag := re.match(r"  (?:-h, )?--(\w+)", line):
+            groups.setdefault(heading, []).append(flag[1])
+    return groups, text
+
+
+def test_help_is_in_groups_the_classes_own_flags_first(capsys):
+    groups, _ = printed_help(capsys, "--data_class=Omniglot")
+    classes = ["Data set Omniglot", "Model Conv4", "Algorithm LitMAML"]
+    assert list(groups) == ["options", "What to run", *classes, "How to run"]
+    assert groups["Data set Omniglot"].index("rotations") < groups["Data set Omniglot"].index("batch_size")
+    assert {"width", "downsample", "dropout", "norm"} <= set(groups["Model Conv4"])
+    assert groups["Algorithm LitMAML"][0] == "inner_lr"
+    assert groups["How to run"] == [field.name for field in dataclasses.fields(RunOptions)]
+    flags = [flag for group in groups.values() for flag in group]
+    assert len(flags) == len(set(flags))
+
+
+@pytest.mark.parametrize("flag", ["lit_model_class", "model_class", "data_class"])
+def test_help_of_any_class_needs_no_data_set(flag, capsys):
+    names = {"lit_model_class": "LitMetaSGD", "model_class": "ResNetClassifier", "data_class": "CifarFS"}
+    own = {"lit_model_class": "inner_lr_max", "model_class": "pretrained", "data_class": "augment"}
+    groups, _ = printed_help(capsys, f"--{flag}={names[flag]}")
+    (heading,) = (heading for heading in groups if heading.endswith(f" {names[flag]}"))
+    assert own[flag] in groups[heading]
+
+
+def test_help_explains_the_words_and_gives_every_flag_a_default(capsys):
+    _, text = printed_help(capsys, "--data_class=MiniImagenet")
+    assert [word for word in ("ways", "shots", "query", "support", "outer update") if f"\n  {word} " not in text] == []
+    options = re.split(r"\n  --", text.split("\nWords:")[0])[1:]
+    assert [option for option in options if "default:" not in " ".join(option.split())] == []
+    assert "Literal" not in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+SCRIPTS = {"evaluate": (evaluate, "split"), "visualize": (visualize, "episode")}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    logs = tmp_path_factory.mktemp("logs")
+    quick = ["--max_steps=1", "--test_episodes=2", "--val_episodes=2", "--gpus=0"]
+    run_experiment.main(["--data_class=Sinusoid", *quick, f"--log_dir={logs}"])
+    return logs / "Sinusoid-LitMAML" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_other_programs_show_their_own_flags_first_and_refuse_what_they_do_not_use(name, checkpoint, capsys):
+    script, own = SCRIPTS[name]
+    groups, _ = printed_help(capsys, main=script.main)
+    assert list(groups)[1] == "This program's own flags"
+    assert groups["This program's own flags"][:2] == ["checkpoint", own]
+    groups, _ = printed_help(capsys, f"--checkpoint={checkpoint}", main=script.main)
+    shown = {flag for group in groups.values() for flag in group}
+    assert {"support_samples", "inner_lr", "eval_seed"} <= shown
+    assert ("gpus" in shown) == (name == "evaluate")
+    unused = TRAINING_ONLY if name == "evaluate" else visualize.UNUSED
+    assert not shown & unused
+    for flag in ("--max_steps=3", "--wandb", "--width=9", "--outer_lr=0.1"):
+        with pytest.raises(SystemExit) as exit_:
+            script.main([f"--checkpoint={checkpoint}", flag])
+        assert exit_.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"{flag.partition('=')[0]} has no use here" in line
+
+
+def test_what_is_refused_exists():
+    """A flag that was renamed must be renamed there too."""
+    known = {field.name for field in dataclasses.fields(RunOptions)} | {"model_class"}
+    for cls in CLASSES[1:]:
+        known |= set(jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False))
+    assert visualize.UNUSED - known == set()
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "meant"),
+    [
+        ("lit_model_class", "MAML", "LitMAML"),
+        ("lit_model_class", "maml++", "LitMAMLPlusPlus"),
+        ("lit_model_class", "LitMeta_SGD", "LitMetaSGD"),
+        ("data_class", "sinusoid", "Sinusoid"),
+        ("data_class", "mini-imagenet", "MiniImagenet"),
+        ("model_class", "conv4", "Conv4"),
+        ("model_class", "ResNet-12", "ResNet12"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_guessed(flag, name, meant):
+    flags = {"data_class": "Sinusoid"} | {flag: name}
+    with pytest.raises(BadInput, match=rf"--{flag}={re.escape(name)} is unknown: did you mean {meant}\?"):
+        parsed(*(f"--{k}={v}" for k, v in flags.items()))
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--query_samples=None", "--query_samples=None cannot be used: it must be a whole number or null."),
+        ("--max_steps=3.5", "--max_steps=3.5 cannot be used: it must be a whole number."),
+        ("--inner_lr=", "--inner_lr= cannot be used: it must be a number."),
+        ("--wandb=maybe", "--wandb=maybe cannot be used: it must be true or false."),
+        ("--inner_optimizer=x", "--inner_optimizer=x cannot be used: it must be sgd or momentum or adam."),
+        ("--max_steps", "--max_steps is missing its value."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_a_plain_sentence(flag, sentence, capsys):
+    with pytest.raises(SystemExit):
+        parsed("--data_class=Sinusoid", flag)
+    assert capsys.readouterr().err.partition("error: ")[2].strip() == sentence
+
+
+def test_the_librarys_arguments_become_flags(capsys):
+    parsed("--data_class=Sinusoid")
+    with pytest.raises(SystemExit), clear_errors():
+        raise BadInput("inner_lr=-1 must be above 0 (outer_lr=2), in a/max_steps=3.ckpt, --seed=1, nothing=0.")
+    message = capsys.readouterr().err.partition("error: ")[2].strip()
+    assert message == "--inner_lr=-1 must be above 0 (--outer_lr=2), in a/max_steps=3.ckpt, --seed=1, nothing=0."

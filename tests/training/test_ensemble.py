@@ -35,8 +35,7 @@ def rows(path):
 
 def validated(folder):
     """Updates with a validation, best first."""
-    parts = [*sorted(folder.glob("metrics-part*.csv")), folder / "metrics.csv"]
-    scores = {int(r["step"]) + 1: float(r["val_mse"]) for part in parts for r in rows(part) if r["val_mse"]}
+    scores = {int(r["step"]) + 1: float(r["val_mse"]) for r in rows(folder / "metrics.csv") if r["val_mse"]}
     return sorted(scores, key=lambda update: scores[update])
 
 
@@ -136,7 +135,7 @@ def test_a_resumed_run_may_keep_more_or_fewer(tmp_path):
 def test_with_fewer_checkpoints_the_ensemble_is_of_those(tmp_path, capsys):
     summary, _ = run(tmp_path, "--max_steps=2", "--ensemble")
     assert summary["ensemble"]["members"] == 2
-    assert "--ensemble=5: the run kept 2 validated checkpoints" in capsys.readouterr().out
+    assert "--ensemble=5: the run kept 2 validated checkpoints" in capsys.readouterr().err
 
 
 def refused(capsys, main, *flags):

@@ -1,0 +1,48 @@
+"""What a user sees: results on stdout, everything else on stderr, each once however many processes there are."""
+
+import sys
+import warnings
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+#: Warnings of Lightning and PyTorch that a user of the command line can do nothing about: the beginning of each, and
+#: its kind.
+NOT_THE_USERS_BUSINESS: list[tuple[str, type[Warning]]] = [
+    (".*does not have many workers.*", UserWarning),
+    (".*Consider setting.*persistent_workers.*", UserWarning),
+    (".*`LightningModule.configure_optimizers` returned.*", UserWarning),
+    # Results are gathered from all processes before they are logged.
+    (".*It is recommended to use `self.log.*sync_dist=True.*", UserWarning),
+    (".*directory .* exists and is not empty.*", UserWarning),
+    (".*find_unused_parameters=True was specified.*", UserWarning),
+    (".*`weights_only` was not set.*", UserWarning),
+    (".*callbacks used to create the checkpoint need to be provided.*", UserWarning),  # a resumed run may keep others
+    # The checkpoint is to hold the weights after the update.
+    (".*Using ModelCheckpoint with manual optimization and every_n_train_steps.*", UserWarning),
+    (r"`torch\.jit\.script_method` is deprecated.*", DeprecationWarning),  # PyTorch's own compiler uses it
+    # Lightning copies a part of PyTorch that PyTorch has since renamed.
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated.*", FutureWarning),
+]
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints and writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def print_result(text: str) -> None:
+    """Print a result of the command to stdout, from the first process only."""
+    if is_first_process():
+        print(text, flush=True)
+
+
+def say(message: str) -> None:
+    """Print what the user should know on the way to stderr, from the first process only."""
+    if is_first_process():
+        print(message, file=sys.stderr, flush=True)
+
+
+def hide_warnings_of_others() -> None:
+    """Keep the warnings above out of the user's terminal, and no others."""
+    for message, category in NOT_THE_USERS_BUSINESS:
+        warnings.filterwarnings("ignore", message=message, category=category)
