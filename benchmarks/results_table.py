@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import yaml
 
+from few_shot.metrics import METRICS
+
 ROOT = Path(__file__).parents[1]
 ROWS = ROOT / "benchmarks" / "rows.yaml"
 RESULTS = ROOT / "benchmarks" / "results"
