@@ -85,7 +85,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def save(learner: Any, path: str | Path) -> None:
+def save_learner(learner: Any, path: str | Path) -> None:
     """Write a learner's weights, and all that is needed to build it again.
 
     Raises:
@@ -101,7 +101,7 @@ def save(learner: Any, path: str | Path) -> None:
         raise BadInput(f"{path} cannot be written ({error}).") from error
 
 
-def find(path: str | Path) -> Path:
+def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint that a path names: itself, or the best one in a run's folder, or the last where none is best.
 
     Raises:

@@ -5,11 +5,11 @@ A learner is a dataclass. Its fields are the arguments of its algorithm in ``few
 
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,8 +17,8 @@ import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import nn
 
-from few_shot import checkpoint
 from few_shot.adapted import Adapted
+from few_shot.checkpoint import find_checkpoint, load_learner, save_learner
 from few_shot.errors import BadInput, at_least
 from few_shot.evaluation import EpisodeResults
 from few_shot.lit_models import (
@@ -33,7 +33,11 @@ from few_shot.lit_models import (
 )
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.metrics import METRICS
+from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -185,13 +189,26 @@ class Learner:
         model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
         return Adapted(model, inputs, classes, like, flat=np.ndim(y) == 1, transductive=transductive)
 
+    def plot(self, data: pl.LightningDataModule, *, episode: int = 0, steps: Sequence[int] = (0, 1, 10)) -> "Figure":
+        """Draw how the learner adapts to one test task that is a curve; ``.savefig(path)`` writes it.
+
+        Args:
+            data: the data module of the tasks.
+            episode: the number of the test task, from 0.
+            steps: the inner steps to draw, 0 for before adaptation.
+
+        Raises:
+            BadInput: the tasks are no curves, or the learner has no inner loop.
+        """
+        return draw_fit(self.lit_model, data, episode, steps)
+
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that holds all that is needed to use the learner; :func:`load` reads it.
 
         Raises:
             BadInput: the file cannot be written.
         """
-        checkpoint.save(self.lit_model, path)
+        save_learner(self.lit_model, path)
 
 
 @dataclass(eq=False)
@@ -337,7 +354,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> Learner:
     Raises:
         BadInput: there is no such checkpoint, or it does not fit the model.
     """
-    lit_model = checkpoint.load_learner(checkpoint.find(path), LitMetaLearner, model, {})
+    lit_model = load_learner(find_checkpoint(path), LitMetaLearner, model, {})
     kind = next(cls for cls in LEARNERS if isinstance(lit_model, cls.lit_class))
     learner = object.__new__(kind)
     for f in fields(kind):

@@ -22,8 +22,12 @@ MAY_IMPORT = {
     "data": {"episodes", "errors", "metrics"},
 }
 MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
+MAY_IMPORT["plots"] = {"errors"}
+MAY_IMPORT["samples"] = {"data", "errors"}
+MAY_IMPORT["adapted"] = {"errors", "samples"}
+MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}
 #: Parts that know no Lightning.
-WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models"}
+WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models", "learner"}
 
 
 def imports(path):

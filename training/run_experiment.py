@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
+from few_shot.plots import can_draw_fit, draw_fit
 from training import visualize
 from training.command_line import clear_errors, parse
 from training.devices import device_name
@@ -77,8 +78,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
 def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder) -> None:
     """Write the run's pictures, and hand them to its loggers."""
     pictures = {"curves": visualize.draw_curves(folder)}
-    if visualize.can_draw_fit(lit_model, data):
-        pictures["fit"] = visualize.draw_fit(lit_model, data, folder.path / "fit.png")
+    if can_draw_fit(lit_model, data):
+        path = folder.path / "fit.png"
+        draw_fit(lit_model, data).savefig(path, dpi=120)
+        pictures["fit"] = path
     for name, path in pictures.items():
         if path is not None:
             log_picture(trainer.loggers, name, path, trainer.global_step)

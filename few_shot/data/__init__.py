@@ -3,6 +3,7 @@
 from few_shot.data.base import EpisodeDataModule, ImageEpisodes
 from few_shot.data.cifar_fs import CifarFS
 from few_shot.data.cub import CUB
+from few_shot.data.curves import CurveEpisodes
 from few_shot.data.fc100 import FC100
 from few_shot.data.image_folders import ImageFolders
 from few_shot.data.mini_imagenet import MiniImagenet
@@ -14,6 +15,7 @@ __all__ = [
     "CUB",
     "FC100",
     "CifarFS",
+    "CurveEpisodes",
     "EpisodeDataModule",
     "ImageEpisodes",
     "ImageFolders",

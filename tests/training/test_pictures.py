@@ -1,6 +1,5 @@
 """Pictures: none is false, and none ends a run of any algorithm on any data with a traceback."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -9,7 +8,9 @@ from helpers import write_random_class_folders
 import few_shot.lit_models
 from few_shot.data import Sinusoid
 from few_shot.episodes import EpisodeBatch
+from few_shot.errors import BadInput
 from few_shot.lit_models.base import LitMetaLearner
+from few_shot.plots import draw_fit
 from training import run_experiment, visualize
 
 QUICK = ["--gpus=0", "--batch_size=2", "--max_steps=1", "--val_episodes=2", "--test_episodes=2"]
@@ -85,23 +86,22 @@ def test_an_algorithm_of_ones_own_without_an_inner_loop(tmp_path):
 
 
 @pytest.mark.parametrize("data_class", [Sinusoid, Cosine, Doubled])
-def test_the_truth_that_is_drawn_passes_through_the_support_points(data_class, tmp_path, monkeypatch):
-    curves = {}
-
-    def keep(axis, x, y, *style, label, **more):
-        curves[label] = np.asarray(x), np.asarray(y)
-
-    monkeypatch.setattr(plt.Axes, "plot", keep)
-    monkeypatch.setattr(plt.Axes, "legend", lambda axis: None)
+def test_the_truth_that_is_drawn_passes_through_the_support_points(data_class):
     data = data_class(support_samples=20)
     lit_model = few_shot.lit_models.LitMAML(few_shot.models.SinusoidMLP(), loss="mse_loss", metric="mse")
-    visualize.draw_fit(lit_model, data, tmp_path / "fit.png", episode=3)
+    (axis,) = draw_fit(lit_model, data, episode=3).axes
+    curves = {line.get_label(): line.get_data() for line in axis.lines}
     assert {"support points", "before adaptation", "after 1 step", "after 10 steps"} <= set(curves)
     if data_class is Doubled:
         assert "truth" not in curves
         return
     (x, y), (points, values) = curves["truth"], curves["support points"]
     assert np.abs(np.interp(points, x, y) - values).max() < 0.01
+
+
+def test_a_picture_that_cannot_be_drawn_says_so():
+    with pytest.raises(BadInput, match="Only curves are drawn"):
+        draw_fit(few_shot.lit_models.LitMAML(few_shot.models.SinusoidMLP()), Plane())
 
 
 def test_losses_that_are_not_positive_are_drawn(tmp_path):

@@ -1,0 +1,40 @@
+"""The examples of the documentation run as they stand, but for fewer steps."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python_blocks(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_examples_of_your_own_tasks_models_and_algorithms_run(tmp_path):
+    code = "\n".join(python_blocks("docs/extending.md")).replace("max_steps=500", "max_steps=5")
+    assert code.count("class ") >= 3
+    (tmp_path / "mine.py").write_text(code)
+    run = [sys.executable, "-W", "ignore::FutureWarning", "mine.py"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"^\d+\.\d+$", done.stdout, flags=re.MULTILINE) and (tmp_path / "cosine.png").stat().st_size > 10_000
+    assert "Recurrent runs for one task after the other" in done.stderr
+    classes = code[: code.index("from few_shot import MAML")]
+    (tmp_path / "mine.py").write_text(classes)
+    flags = ["--data_class=mine.Cosine", "--model_class=SinusoidMLP", "--max_steps=2", "--gpus=0", "--test_episodes=4"]
+    command = [sys.executable, str(ROOT / "training" / "run_experiment.py"), *flags]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    (picture,) = tmp_path.glob("logs/Cosine-LitMAML/version_0/fit.png")
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_readmes_lightning_example_runs(tmp_path):
+    (example,) = [b for b in python_blocks("README.md") if "load_from_checkpoint" in b]
+    example = example.replace("max_steps=100", "max_steps=2")
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
