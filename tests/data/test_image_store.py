@@ -295,6 +295,7 @@ def test_episodes_are_augmented_in_training_alone(state, augmented, tmp_path):
         data.trainer = SimpleNamespace(
             training=state == "training",
             testing=state in ("testing", "on train"),
+            predicting=False,
             lightning_module=SimpleNamespace(dtype=torch.float32),
         )
         data.test_split = "train" if state == "on train" else "test"
