@@ -22,7 +22,9 @@ def test_the_examples_of_your_own_tasks_models_and_algorithms_run(tmp_path):
     run = [sys.executable, "-W", "ignore::FutureWarning", "mine.py"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"^\d+\.\d+$", done.stdout, flags=re.MULTILINE) and (tmp_path / "cosine.png").stat().st_size > 10_000
+    assert (
+        re.search(r"^\d+\.\d+$", done.stdout, flags=re.MULTILINE) and (tmp_path / "cosine.png").stat().st_size > 10_000
+    )
     assert "Recurrent runs for one task after the other" in done.stderr
     classes = code[: code.index("from few_shot import MAML")]
     (tmp_path / "mine.py").write_text(classes)

@@ -79,9 +79,8 @@ def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder) -> N
     """Write the run's pictures, and hand them to its loggers."""
     pictures = {"curves": visualize.draw_curves(folder)}
     if can_draw_fit(lit_model, data):
-        path = folder.path / "fit.png"
-        draw_fit(lit_model, data).savefig(path, dpi=120)
-        pictures["fit"] = path
+        pictures["fit"] = folder.path / "fit.png"
+        draw_fit(lit_model, data).savefig(folder.path / "fit.png", dpi=120)
     for name, path in pictures.items():
         if path is not None:
             log_picture(trainer.loggers, name, path, trainer.global_step)
