@@ -42,7 +42,7 @@ from training.terminal import say
 CONFIGS = Path(__file__).parent / "configs"
 
 #: Bases, which are no choice of their own.
-ABSTRACT = {"EpisodeDataModule", "ImageEpisodes", "LitMetaLearner"}
+ABSTRACT = {"CurveEpisodes", "EpisodeDataModule", "ImageEpisodes", "LitMetaLearner"}
 
 #: What a run fills in itself: the sizes and the metric come from the data module, the seed from the run.
 FILLED_IN = {
