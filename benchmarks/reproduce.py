@@ -26,8 +26,9 @@ import torch
 import yaml
 
 from benchmarks.results_table import RESULTS, ROWS, Row, read_rows
+from few_shot.checkpoint import WEIGHTS, save_weights
+from training.command_line import parse
 from training.run_folder import RunFolder
-from training.weights import WEIGHTS, write_weights
 
 ROOT = Path(__file__).parents[1]
 QUEUE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot" / "reproduce"
@@ -138,7 +139,10 @@ class Training:
         config = {key: value for key, value in config.items() if key not in ("log_dir", "data_dir", "resume")}
         (target / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         checkpoint = next(self.run.glob("checkpoints/best-*.ckpt"))
-        write_weights(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"], target)
+        data, lit_model = parse([f"--config={target / 'config.yaml'}"], "reproduce").modules()
+        lit_model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        lit_model.remember_data(data)
+        save_weights(lit_model, target)
         last = self.parts()[-1]
         facts = {
             "command": self.row.command,
@@ -216,9 +220,10 @@ def main() -> None:
     parser.add_argument("--row", help="the name of one row; all by default")
     parser.add_argument("--list", action="store_true", help="only say how far each row is")
     arguments = parser.parse_args()
-    rows = [row for row in read_rows(arguments.rows) if arguments.row in (None, row.name)]
+    everything = [of_a_seed for row in read_rows(arguments.rows) for of_a_seed in row.of_each_seed()]
+    rows = [row for row in everything if arguments.row in (None, row.name)]
     if not rows:
-        names = ", ".join(row.name for row in read_rows(arguments.rows))
+        names = ", ".join(row.name for row in everything)
         parser.error(f"--row={arguments.row} is unknown: choose one of {names}.")
     trainings = [Training(row, arguments.queue, arguments.results) for row in rows]
     if arguments.list:

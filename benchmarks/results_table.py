@@ -9,7 +9,7 @@ import argparse
 import csv
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,20 @@ class Row:
     steps: list[int] | None = None
     episodes: dict[int, int] = field(default_factory=dict)
     ours: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
     table: bool = True
 
     @property
     def command(self) -> str:
         """What trains it."""
         return f"python training/run_experiment.py {self.flags}"
+
+    def of_each_seed(self) -> "list[Row]":
+        """A row for each seed; the first seed's has this row's name."""
+        first, *others = (replace(self, flags=f"{self.flags} --seed={seed}", seeds=[seed]) for seed in self.seeds)
+        if self.seeds[0] == 0:  # the default
+            first = replace(first, flags=self.flags)
+        return [first, *(replace(row, name=f"{self.name}_seed{row.seeds[0]}") for row in others)]
 
 
 def read_rows(path: Path = ROWS) -> list[Row]:
@@ -71,7 +79,11 @@ def table() -> str:
                 lines.append(f"{start}| in the queue | {published or '–'} | | | | | `{row.command}` |")
                 continue
             test, run = json.loads(path.read_text()), json.loads((folder / "run.json").read_text())
-            result = _result(test, row.steps)
+            result = f"**{_result(test, row.steps)}**"
+            for other in row.of_each_seed()[1:]:
+                again = RESULTS / other.name / path.name
+                if again.is_file():
+                    result += f"; seed {other.seeds[0]}: {_result(json.loads(again.read_text()), row.steps)}"
             if path.with_name(f"difference_{queries}query.json").is_file():
                 paired = json.loads(path.with_name(f"difference_{queries}query.json").read_text())
                 published = f"{published}; paired difference {_result_of(paired, 100, 2, signed=True)} %"
@@ -79,8 +91,8 @@ def table() -> str:
             minutes = round(sum(run["seconds"].values()) / 60)
             time = f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
             lines.append(
-                f"{start}| **{result}** | {published or '–'} | {test['episodes']}{diverged} | {run['updates']} "
-                f"| {_seed(row.flags)} | {time} | `{row.command}` |"
+                f"{start}| {result} | {published or '–'} | {test['episodes']}{diverged} | {run['updates']} "
+                f"| {row.seeds[0]} | {time} | `{row.command}` |"
             )
     return "\n".join(lines)
 
@@ -94,10 +106,6 @@ def _result(test: dict[str, Any], steps: list[int] | None) -> str:
 
 def _result_of(row: dict[str, float], scale: float, digits: int, signed: bool = False) -> str:
     return f"{scale * row['mean']:{'+' if signed else ''}.{digits}f} ± {scale * row['ci95']:.{digits}f}"
-
-
-def _seed(flags: str) -> str:
-    return next((flag.partition("=")[2] for flag in flags.split() if flag.startswith("--seed=")), "0")
 
 
 def compare(ours: Path, theirs: Path) -> dict[str, float]:

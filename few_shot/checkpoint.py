@@ -11,17 +11,22 @@ Only classes of this package are built. Any other the caller must give.
 """
 
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from few_shot.arguments import RemembersArguments
 from few_shot.errors import BadInput
 
 PACKAGE = "few_shot."
+#: The file of a published result's weights.
+WEIGHTS = "weights.safetensors"
 
 
 def data_module(trainer: Any) -> Any | None:
@@ -75,7 +80,7 @@ def read(path: str | Path) -> dict[str, Any]:
         BadInput: the file is not there, or is no checkpoint of this package.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read_weights(path) if Path(path).suffix == ".safetensors" else _read_pickle(path)
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist.") from None
     except Exception as error:
@@ -83,6 +88,22 @@ def read(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "state_dict" not in content or "few_shot" not in content:
         raise BadInput(f"{path} is no checkpoint that says how to build its model: it is older, or of another program.")
     return content
+
+
+def _read_pickle(path: str | Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_weights(path: str | Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {"state_dict": weights, "few_shot": json.loads(file.metadata()["few_shot"])}
+
+
+def save_weights(learner: Any, folder: Path) -> None:
+    """Write ``weights.safetensors`` into a folder: the weights, and all that is needed to build their learner."""
+    weights = {name: value.contiguous() for name, value in learner.state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"few_shot": json.dumps(describe(learner))})
 
 
 def save_learner(learner: Any, path: str | Path) -> None:
@@ -102,7 +123,9 @@ def save_learner(learner: Any, path: str | Path) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a path names: itself, or the best one in a run's folder, or the last where none is best.
+    """The checkpoint that a path names: itself, or that of a published result's or a run's folder.
+
+    Of a run it is the best one by validation, or the last where none is best.
 
     Raises:
         BadInput: the folder holds none.
@@ -110,6 +133,8 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
         return path
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (found := sorted(folder.glob("best-*.ckpt")) + sorted(folder.glob("last.ckpt"))):
         raise BadInput(f"{path} is a folder without checkpoints.")

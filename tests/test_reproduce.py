@@ -13,6 +13,7 @@ import yaml
 from benchmarks import results_table
 from benchmarks.reproduce import Training
 from benchmarks.results_table import Row, compare, read_rows
+from few_shot import Sinusoid, load
 from training import evaluate
 from training.command_line import parse
 
@@ -33,6 +34,7 @@ def test_every_row_is_a_command_the_parser_takes():
     for row in rows:
         config = parse(row.flags.split(), "test").config
         assert config["max_steps"] > 0, row.name
+        assert next(of.flags for of in row.of_each_seed()) == row.flags
         if row.table and config["data_class"] != "Sinusoid":
             assert 15 in row.tests and len(row.tests) == 2, "at the paper's number of queries, and at 15"
             assert config["val_episodes"] == 600
@@ -83,4 +85,7 @@ def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
         assert run.pop("seconds")["training"] > 0
     assert runs[0] == runs[1] and runs[0]["command"] == ROW.command
     again = evaluate.main([f"--checkpoint={records[0]}", "--gpus=0"])
-    assert again == json.loads((records[0] / "test_100query.json").read_text())
+    recorded = json.loads((records[0] / "test_100query.json").read_text())
+    assert again == recorded
+    score = load(records[0]).score(Sinusoid(support_samples=10, test_episodes=20))
+    assert score.mean == pytest.approx(recorded["mean"], rel=1e-6)

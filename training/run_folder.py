@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import yaml
 
+from few_shot.checkpoint import WEIGHTS, find_checkpoint, read
 from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults, write_episodes
-from training import weights
 from training.terminal import is_first_process, say
 
 #: Hands the run's number from the process that started the run to those it launches.
@@ -236,17 +236,24 @@ def make_folder(path: Path, flag: str) -> None:
 
 
 def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
-    """The content of a run's checkpoint, or of a published result's folder: plain values and tensors only.
+    """The content of a checkpoint: plain values and tensors only.
 
     Args:
+        path: a checkpoint, a run's folder (its best checkpoint by validation is read) or a published result's.
         flag: the flag that names the checkpoint, for messages.
 
     Raises:
         BadInput: the file is not there, or is no checkpoint of this project.
     """
     try:
-        checkpoint = weights.read_checkpoint(path)
+        file = find_checkpoint(path)
+        if file.name == WEIGHTS:
+            checkpoint = {"config": RunFolder(file.parent).config(), **read(file)}
+        else:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         _ = checkpoint["config"], checkpoint["state_dict"]
+    except BadInput as error:
+        raise BadInput(f"--{flag}={path} cannot be read: {error}") from error
     except FileNotFoundError:
         raise BadInput(f"--{flag}={path} does not exist.") from None
     except Exception as error:

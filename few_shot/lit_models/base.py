@@ -195,10 +195,14 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         keep_buffers_apart(self)
         data = data_module(self.trainer)
         if data is not None and stage == "fit":
-            self._data_facts = describe_data(data)
+            self.remember_data(data)
         loss, metric = (value or getattr(data, name, None) for name, value in self.given.items())
         if (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
             self.objective = Objective(loss, metric)
+
+    def remember_data(self, data: Any) -> None:
+        """Take down what a checkpoint is to say of the data of the training; a Trainer does it at the start."""
+        self._data_facts = describe_data(data)
 
     def on_fit_start(self) -> None:
         """A learner that has predicted or was loaded is in evaluation mode, which Lightning would leave it in."""
