@@ -37,8 +37,8 @@ QUEUE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_
 class Training:
     """A row's training in the queue's folder: ``runs/<row>/`` holds its commit, its output and its run."""
 
-    def __init__(self, row: Row, queue: Path, results: Path) -> None:
-        self.row, self.queue = row, queue
+    def __init__(self, row: Row, queue: Path, results: Path, nice: int = 19) -> None:
+        self.row, self.queue, self.nice = row, queue, nice
         self.folder, self.target = queue / "runs" / row.name, results / row.name
 
     @property
@@ -109,7 +109,9 @@ class Training:
         temporary.mkdir(exist_ok=True)
         environment = os.environ | {"OMP_WAIT_POLICY": "passive", "TMPDIR": str(temporary), "PYTHONPATH": ""}
         with (self.folder / "output.txt").open("a") as output:
-            return run_last([sys.executable, "training/run_experiment.py", *flags], code, environment, output)
+            return run_nicely(
+                [sys.executable, "training/run_experiment.py", *flags], self.nice, code, environment, output
+            )
 
     def code(self) -> Path:
         """A clone at the commit at which the row was started."""
@@ -162,7 +164,7 @@ class Training:
         if queries in self.row.episodes:
             flags.append(f"--test_episodes={self.row.episodes[queries]}")
         command = [sys.executable, "training/evaluate.py", *flags, f"--output_dir={output}"]
-        if status := run_last(command, ROOT, dict(os.environ)):
+        if status := run_nicely(command, self.nice, ROOT, dict(os.environ)):
             raise subprocess.CalledProcessError(status, command)
         metrics = json.loads((output / "test_metrics.json").read_text())
         (target / f"test_{queries}query.json").write_text(json.dumps(metrics, indent=2) + "\n")
@@ -179,18 +181,20 @@ def git(*words: str, cwd: Path) -> str:
     return subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def run_last(command: list[str], folder: Path, environment: dict[str, str], output: TextIO | None = None) -> int:
-    """Run a command at the lowest priority; it ends when this process is told to end. Returns its exit status.
+def run_nicely(
+    command: list[str], nice: int, folder: Path, environment: dict[str, str], output: TextIO | None = None
+) -> int:
+    """Run a command at a low priority; it ends when this process is told to end. Returns its exit status.
 
     Where Linux groups processes by session (autogroup), nice counts only within a session. So the command gets a
     session of its own, which is made nice as a whole.
     """
 
     def yield_to_everybody() -> None:
-        os.nice(19)
+        os.nice(nice)
         autogroup = Path("/proc/self/autogroup")
         if autogroup.exists():
-            autogroup.write_text("19")
+            autogroup.write_text(str(nice))
 
     process = subprocess.Popen(
         command,
@@ -218,6 +222,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, help="file with the rows")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the records")
     parser.add_argument("--row", help="the name of one row; all by default")
+    parser.add_argument("--nice", type=int, default=19, help="priority, from 0 (as usual) to 19 (the lowest)")
     parser.add_argument("--list", action="store_true", help="only say how far each row is")
     arguments = parser.parse_args()
     everything = [of_a_seed for row in read_rows(arguments.rows) for of_a_seed in row.of_each_seed()]
@@ -225,7 +230,7 @@ def main() -> None:
     if not rows:
         names = ", ".join(row.name for row in everything)
         parser.error(f"--row={arguments.row} is unknown: choose one of {names}.")
-    trainings = [Training(row, arguments.queue, arguments.results) for row in rows]
+    trainings = [Training(row, arguments.queue, arguments.results, arguments.nice) for row in rows]
     if arguments.list:
         for training in trainings:
             print(f"{training.row.name:36} {training.state()}")

@@ -64,7 +64,7 @@ def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
     for kind in ("whole", "stopped"):
         queue, results = tmp_path / kind, tmp_path / f"{kind}_results"
         command = [sys.executable, "benchmarks/reproduce.py", f"--rows={rows}", f"--queue={queue}"]
-        command += [f"--results={results}", f"--data={tmp_path}"]
+        command += [f"--results={results}", f"--data={tmp_path}", "--nice=0"]
         training = Training(ROW, queue, results)
         assert training.state() == "waiting"
         if kind == "stopped":
