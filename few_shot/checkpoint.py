@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from few_shot.arguments import RemembersArguments
+from few_shot.arguments import RemembersArguments, weights_follow
 from few_shot.errors import BadInput
 
 PACKAGE = "few_shot."
@@ -161,7 +161,8 @@ def _build_model(path: str | Path, record: Mapping[str, Any] | None) -> nn.Modul
     kind = _own_class(path, record["class"])
     if not issubclass(kind, nn.Module):
         raise BadInput(f"{path} names {record['class']} as its model, and that is none.")
-    return kind(**record["arguments"] | getattr(kind, "when_loaded", {}))
+    with weights_follow():
+        return kind(**record["arguments"])
 
 
 def _own_class(path: str | Path, name: str) -> type:

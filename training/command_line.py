@@ -12,7 +12,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -27,6 +27,7 @@ from torch import nn
 import few_shot.data
 import few_shot.lit_models
 import few_shot.models
+from few_shot.arguments import weights_follow
 from few_shot.episodes import Split
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.lit_models.base import LitMetaLearner
@@ -141,9 +142,10 @@ class Experiment:
         """
         pl.seed_everything(self.options.seed, workers=True, verbose=False)
         data = self.classes["data_class"](seed=self.options.seed, **self.arguments["data_class"])
-        model = self.classes["model_class"](
-            input_shape=data.input_shape, output_size=data.output_size, **self.arguments["model_class"]
-        )
+        with weights_follow() if self.resumed_from else nullcontext():
+            model = self.classes["model_class"](
+                input_shape=data.input_shape, output_size=data.output_size, **self.arguments["model_class"]
+            )
         lit_model = self.classes["lit_model_class"](
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )

@@ -63,7 +63,7 @@ class LitProtoMAML(LitWithoutHead, LitMAML):
             body = last(self.adapt(support_x[None], support_y[None], steps))
             weight, bias = (nn.Parameter(body.pop(name)[0], requires_grad=False) for name in self.head_weights)
             model = with_weights(self.model, body, None).eval()
-            head = nn.Linear(*weight.mT.shape, device="meta")
+            head = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
             head.weight, head.bias = weight, bias
             model.set_submodule(self.head, head)
         if not transductive:
