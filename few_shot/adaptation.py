@@ -204,7 +204,10 @@ def predict_apart(predict: Predict, weights: Weights, support_x: Tensor, query_x
 
 
 class _StatisticsOf(TorchFunctionMode):
-    """Batch norm by the statistics of the first ``samples`` of the batch, whatever the model."""
+    """Batch norm by the statistics of the first ``samples`` of the batch, whatever the model.
+
+    Batch norm by given statistics, which looks at no batch, is left alone.
+    """
 
     def __init__(self, samples: int) -> None:
         super().__init__()
@@ -218,6 +221,8 @@ class _StatisticsOf(TorchFunctionMode):
     def batch_norm(
         self, x, running_mean=None, running_var=None, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
     ) -> Tensor:
+        if not training:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         over = [d for d in range(x.dim()) if d != 1]
         var, mean = torch.var_mean(x[: self.samples], dim=over, correction=0, keepdim=True)
         x = (x - mean) * torch.rsqrt(var + eps)

@@ -1,10 +1,29 @@
 """What a constructor was called with, remembered, so that a checkpoint can say how to build the object again."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, Self
 
 from few_shot.errors import BadInput
+
+_weights_follow = ContextVar("weights_follow", default=False)
+
+
+@contextmanager
+def weights_follow() -> Iterator[None]:
+    """What is built in here gets all its weights from a checkpoint next: a pretrained model fetches none itself."""
+    token = _weights_follow.set(True)
+    try:
+        yield
+    finally:
+        _weights_follow.reset(token)
+
+
+def do_weights_follow() -> bool:
+    """Whether what is built now gets all its weights from a checkpoint next."""
+    return _weights_follow.get()
 
 
 class RemembersArguments:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from few_shot.arguments import RemembersArguments
+from few_shot.arguments import RemembersArguments, weights_follow
 from few_shot.errors import BadInput
 
 PACKAGE = "few_shot."
@@ -186,7 +186,8 @@ def _build_model(path: str | Path, record: Mapping[str, Any] | None) -> nn.Modul
     kind = _own_class(path, record["class"])
     if not issubclass(kind, nn.Module):
         raise BadInput(f"{path} names {record['class']} as its model, and that is none.")
-    return kind(**record["arguments"] | getattr(kind, "when_loaded", {}))
+    with weights_follow():
+        return kind(**record["arguments"])
 
 
 def _own_class(path: str | Path, name: str) -> type:

@@ -28,6 +28,7 @@ from few_shot.lit_models import (
     LitMAML,
     LitMAMLPlusPlus,
     LitMetaSGD,
+    LitProtoMAML,
     LitProtoNet,
     LitReptile,
 )
@@ -334,13 +335,20 @@ class Reptile(_InnerLoop):
 
 
 @dataclass(eq=False)
+class ProtoMAML(MAML):
+    """MAML whose head starts from the support set's prototypes (Triantafillou et al. 2020): any number of classes."""
+
+    lit_class = LitProtoMAML
+
+
+@dataclass(eq=False)
 class ProtoNet(Learner):
     """Prototypical networks (Snell et al. 2017): the nearest class mean, for any number of classes; no inner loop."""
 
     lit_class: ClassVar[type[LitMetaLearner]] = LitProtoNet
 
 
-LEARNERS: tuple[type[Learner], ...] = (ANIL, BOIL, MetaSGD, MAMLPlusPlus, IMAML, Reptile, ProtoNet, MAML)
+LEARNERS: tuple[type[Learner], ...] = (ANIL, BOIL, MetaSGD, MAMLPlusPlus, IMAML, Reptile, ProtoMAML, ProtoNet, MAML)
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> Learner:

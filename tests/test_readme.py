@@ -109,7 +109,7 @@ def test_every_flag_of_the_table_exists():
     known = set()
     for data_class in ("Sinusoid", "Omniglot", "MiniImagenet"):
         known |= set(parse([f"--data_class={data_class}"], "test").config)
-    known |= set(parse(["--data_class=MiniImagenet", "--model_class=ResNetClassifier"], "test").config)
+    known |= set(parse(["--data_class=ImageFolders", "--model_class=Timm"], "test").config)
     for algorithm in few_shot.lit_models.__all__:
         known |= set(parse(["--data_class=Omniglot", f"--lit_model_class={algorithm}"], "test").config)
     assert flags - known - {"config", "resume", "checkpoint", "help", "write", "device"} == set()

@@ -1,4 +1,4 @@
-"""Train every algorithm that has an inner loop on the sinusoid, with its baselines, and print how they compare.
+"""Train every algorithm that does regression on the sinusoid, with its baselines, and print how they compare.
 
 python training/compare.py --max_steps=20000
 

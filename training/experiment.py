@@ -1,11 +1,13 @@
 """An experiment: its classes, their arguments and how to run it; and the modules that are built from it."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import StrategyRegistry
 
+from few_shot.arguments import weights_follow
 from few_shot.episodes import Split
 from few_shot.errors import BadInput, above_zero, at_least
 from training.run_folder import read_checkpoint
@@ -131,9 +133,10 @@ class Experiment:
         """
         pl.seed_everything(self.options.seed, workers=True, verbose=False)
         data = self.classes["data_class"](seed=self.options.seed, **self.arguments["data_class"])
-        model = self.classes["model_class"](
-            input_shape=data.input_shape, output_size=data.output_size, **self.arguments["model_class"]
-        )
+        with weights_follow() if self.resumed_from else nullcontext():
+            model = self.classes["model_class"](
+                input_shape=data.input_shape, output_size=data.output_size, **self.arguments["model_class"]
+            )
         lit_model = self.classes["lit_model_class"](
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )

@@ -7,6 +7,7 @@ from few_shot.lit_models.lit_joint import LitJoint
 from few_shot.lit_models.lit_maml import LitMAML
 from few_shot.lit_models.lit_maml_plus_plus import LitMAMLPlusPlus
 from few_shot.lit_models.lit_meta_sgd import LitMetaSGD
+from few_shot.lit_models.lit_proto_maml import LitProtoMAML
 from few_shot.lit_models.lit_proto_net import LitProtoNet
 from few_shot.lit_models.lit_random import LitRandom
 from few_shot.lit_models.lit_reptile import LitReptile
@@ -19,6 +20,7 @@ __all__ = [
     "LitMAML",
     "LitMAMLPlusPlus",
     "LitMetaSGD",
+    "LitProtoMAML",
     "LitProtoNet",
     "LitRandom",
     "LitReptile",

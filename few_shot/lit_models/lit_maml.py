@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from few_shot.adaptation import inner_loop, norm_parameters, predict_apart, predictor, stack
+from few_shot.adaptation import Predict, inner_loop, norm_parameters, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
 from few_shot.fast_path.folded import Layer, assemble, folded_predictor, split
@@ -85,10 +85,14 @@ class LitMAML(LitMetaLearner):
             predict = folded_predictor(self.model, adapting)
 
         def predictions(fast_weights: Weights) -> Tensor:
-            dtype = next(iter(fast_weights.values())).dtype
-            return predict(fast_weights, x).to(dtype)  # losses are exact, autocast or not
+            found = predict(fast_weights, x)
+            return found.to(next(iter(fast_weights.values()), found).dtype)  # losses are exact, autocast or not
 
         return predictions
+
+    def vectorised(self) -> Predict:
+        """Predictions as a function of T tasks' fast weights and inputs, by vmap whatever the model."""
+        return predictor(self.model)
 
     def support_loss(self, support_x: Tensor, support_y: Tensor) -> Callable[[Weights], Tensor]:
         """Each task's support loss ``[T]`` as a function of the fast weights."""
@@ -99,6 +103,10 @@ class LitMAML(LitMetaLearner):
         """The parameters that the inner loop adapts: here all that are trained, or all but normalisation's."""
         fixed = set() if self.adapt_norm else norm_parameters(self.model)
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad and name not in fixed}
+
+    def initial_weights(self, support_x: Tensor, support_y: Tensor) -> Weights:
+        """The tasks' fast weights ``[T, ...]`` before the first inner step: here the same for all."""
+        return stack(self.adapted_weights(), len(support_x))
 
     def inner_rates(self, step: int) -> Rates:
         """Each adapted parameter's inner learning rate at a step: here one constant."""
@@ -117,7 +125,7 @@ class LitMAML(LitMetaLearner):
         """
         return inner_loop(
             self.support_loss(support_x, support_y),
-            stack(self.adapted_weights(), len(support_x)),
+            self.initial_weights(support_x, support_y),
             steps=steps,
             optimizer=self.inner_optimizer,
             rates=self.inner_rates,
@@ -147,5 +155,5 @@ class LitMAML(LitMetaLearner):
     def _query_predictions(self, batch: EpisodeBatch) -> Callable[[Weights], Tensor]:
         if self.transductive:
             return self.predictions_of(batch.query_x)
-        predict = predictor(self.model)
+        predict = self.vectorised()
         return lambda fast_weights: predict_apart(predict, fast_weights, batch.support_x, batch.query_x)

@@ -4,45 +4,29 @@ import copy
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from few_shot.adaptation import head_name, predict_apart, predictor
+from few_shot.adaptation import predict_apart, predictor
 from few_shot.episodes import EpisodeBatch
-from few_shot.errors import BadInput
 from few_shot.inner_optimizers import Weights
 from few_shot.lit_models.adapted_model import NearestPrototype
-from few_shot.lit_models.base import LitMetaLearner, TaskScores
+from few_shot.lit_models.base import TaskScores
 from few_shot.lit_models.fixed_norm import fix_norms
-from few_shot.metrics import METRICS
+from few_shot.lit_models.without_head import LitWithoutHead, prototypes_of
 
 
-class LitProtoNet(LitMetaLearner):
+class LitProtoNet(LitWithoutHead):
     """A query sample is of the class whose prototype, the mean of its support samples' embeddings, is nearest.
 
-    Nearness is squared Euclidean distance (algorithm 1). The embedding is the model without its head, which is taken
-    off. There is no inner loop: the result at step 0 is the result. The paper trains with more classes than it tests:
+    Nearness is squared Euclidean distance (algorithm 1). The embedding is the model without its head. There is no
+    inner loop: the result at step 0 is the result. The paper trains with more classes than it tests:
     ``train_episode_classes``.
-
-    Raises:
-        BadInput: the task is not classification.
     """
 
-    fixed_ways = False
     unused: ClassVar = {"test_inner_loop_steps": "it has no inner loop"}
 
     def __init__(self, model: nn.Module, **outer) -> None:
         super().__init__(model, test_inner_loop_steps=0, **outer)
-        self._refuse_numbers()
-        self.model.set_submodule(head_name(self.model), nn.Identity())
-
-    def setup(self, stage: str) -> None:
-        super().setup(stage)
-        self._refuse_numbers()
-
-    def _refuse_numbers(self) -> None:
-        if self.metric is not None and not METRICS[self.metric].of_classes:
-            raise BadInput("LitProtoNet needs classes, and this data set has none.")
 
     def embed(self, weights: Weights, x: Tensor) -> Tensor:
         """The embeddings of ``x`` ``[T, n, ...]``, ``[T, n, features]``."""
@@ -78,9 +62,3 @@ class LitProtoNet(LitMetaLearner):
         support, query = support.to(dtype), query.to(dtype)  # distances are exact, autocast or not
         prototypes = prototypes_of(support, batch.support_y)
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)
-
-
-def prototypes_of(embedded: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
-    """The mean embedding of each class, ``[T, N, f]``, of embeddings ``[T, n, f]`` with labels ``[T, n]``."""
-    member = F.one_hot(labels, -1 if classes is None else classes).to(embedded.dtype)  # [T, n, N]
-    return member.mT @ embedded / member.sum(1)[..., None]

@@ -7,5 +7,6 @@ from few_shot.models.conv4 import Conv4
 from few_shot.models.resnet12 import ResNet12
 from few_shot.models.resnet_classifier import ResNetClassifier
 from few_shot.models.sinusoid_mlp import SinusoidMLP
+from few_shot.models.timm import Timm
 
-__all__ = ["Conv4", "ResNet12", "ResNetClassifier", "SinusoidMLP"]
+__all__ = ["Conv4", "ResNet12", "ResNetClassifier", "SinusoidMLP", "Timm"]

@@ -3,7 +3,9 @@
 import math
 from typing import Literal
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from few_shot.errors import BadInput
 
@@ -26,6 +28,45 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
         norm.weight.requires_grad_(False)
         return norm
     return nn.GroupNorm(math.gcd(8, channels), channels) if kind == "group" else nn.Identity()
+
+
+class FixedNorm(_NormBase):
+    """Batch norm by a given mean and variance, in training and evaluation alike, for inputs ``[n, C, ...]``.
+
+    It is none of PyTorch's batch norms, so nothing makes it look at the batch.
+
+    Args:
+        mean: of each channel, ``[C]``.
+        var: of each channel, ``[C]``.
+        weight: scale of each channel, ``[C]``, or None.
+        bias: shift of each channel, ``[C]``, or None.
+        eps: what is added to the variance.
+    """
+
+    def __init__(self, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> None:
+        super().__init__(len(mean), eps, affine=False, track_running_stats=False)
+        self.running_mean, self.running_var = mean.detach().clone(), var.detach().clone()
+        self.weight, self.bias = (  # type: ignore[assignment]
+            None if p is None else nn.Parameter(p.detach().clone(), p.requires_grad) for p in (weight, bias)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Replace a model's batch norms, in place, by ones that keep the running statistics they have.
+
+    Scale and shift are trained and adapted as before.
+    """
+    for name, norm in list(model.named_modules()):
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
+            fixed = FixedNorm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+            # The batch norms of timm hold the dropout and the activation that follow them.
+            after = [child for child in norm.children() if not isinstance(child, nn.Identity)]
+            model.set_submodule(name, nn.Sequential(fixed, *after) if after else fixed)
 
 
 def make_activation(kind: Activation) -> nn.Module:

@@ -16,7 +16,7 @@ import few_shot.lit_models
 from few_shot.data import Sinusoid
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
-from few_shot.lit_models import LitANIL, LitMAML, LitMAMLPlusPlus, LitProtoNet, LitRandom, LitReptile
+from few_shot.lit_models import LitANIL, LitMAML, LitMAMLPlusPlus, LitProtoMAML, LitProtoNet, LitRandom, LitReptile
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.models import Conv4, SinusoidMLP
 
@@ -92,7 +92,7 @@ def test_per_step_batch_norm_is_at_step_0_when_called():
     torch.testing.assert_close(lit_model(x[0]), before)
 
 
-@pytest.mark.parametrize("algorithm", [a for a in few_shot.lit_models.__all__ if a != "LitProtoNet"])
+@pytest.mark.parametrize("algorithm", [a for a in few_shot.lit_models.__all__ if not a.startswith("LitProto")])
 def test_a_checkpoint_gives_the_learner_back(algorithm, tmp_path):
     """Its class, its arguments and its model's, without naming any."""
     cls = getattr(few_shot.lit_models, algorithm)
@@ -112,14 +112,15 @@ def test_a_checkpoint_gives_the_learner_back(algorithm, tmp_path):
         assert torch.equal(a.loss, b.loss)
 
 
-def test_prototypes_come_back_too(tmp_path):
+@pytest.mark.parametrize("cls", [LitProtoNet, LitProtoMAML])
+def test_prototypes_come_back_too(cls, tmp_path):
     labels = torch.arange(2).repeat(2, 2)
     images = torch.rand(2, 4, 1, 16, 16)
     episodes = DataLoader([EpisodeBatch(images, labels, images, labels, torch.arange(2))], batch_size=None)
-    lit_model = LitProtoNet(Conv4((1, 16, 16), 2, width=4))
+    lit_model = cls(Conv4((1, 16, 16), 2, width=4))
     fitted = trainer(tmp_path, max_steps=1)
     fitted.fit(lit_model, episodes)
-    loaded = LitProtoNet.load_from_checkpoint(last_checkpoint(fitted))
+    loaded = cls.load_from_checkpoint(last_checkpoint(fitted))
     x = torch.rand(3, 1, 16, 16)
     torch.testing.assert_close(loaded(x), lit_model(x))
 

@@ -12,7 +12,8 @@ SINUSOID += ["--test_inner_loop_steps=2"]
 #: Flags of algorithms that train.
 TRAINED = ["--outer_schedule=constant"]
 TRAINED_BY_SGD = [*TRAINED, "--outer_optimizer=sgd", "--outer_lr=0.5"]
-ALGORITHMS = [name for name in few_shot.lit_models.__all__ if name != "LitProtoNet"]
+OF_CLASSES = ["LitProtoMAML", "LitProtoNet"]
+ALGORITHMS = [name for name in few_shot.lit_models.__all__ if name not in OF_CLASSES]
 
 
 def checkpoints(log_dir, algorithm, data="Sinusoid"):
@@ -45,11 +46,13 @@ def image_flags(folder, log_dir):
     return ["--data_class=MiniImagenet", f"--data_dir={folder}", f"--log_dir={log_dir}", *sizes, *quick]
 
 
-def test_prototypes_are_trained_with_more_classes_than_they_are_tested(image_folders, tmp_path):
-    flags = [*image_flags(image_folders, tmp_path), "--lit_model_class=LitProtoNet", "--train_episode_classes=6"]
+@pytest.mark.parametrize("algorithm", OF_CLASSES)
+def test_prototypes_are_trained_with_more_classes_than_they_are_tested(algorithm, image_folders, tmp_path):
+    flags = [*image_flags(image_folders, tmp_path), f"--lit_model_class={algorithm}", "--train_episode_classes=6"]
+    flags += ["--test_inner_loop_steps=2"] if algorithm == "LitProtoMAML" else []
     summary = run_experiment.main(flags)
-    assert [row["step"] for row in summary["per_step"]] == [0]
-    best = next(checkpoints(tmp_path, "LitProtoNet", "MiniImagenet").glob("best-*.ckpt"))
+    assert [row["step"] for row in summary["per_step"]] == ([0, 1, 2] if algorithm == "LitProtoMAML" else [0])
+    best = next(checkpoints(tmp_path, algorithm, "MiniImagenet").glob("best-*.ckpt"))
     assert evaluate.main([f"--checkpoint={best}"]) == summary
 
 

@@ -1,0 +1,43 @@
+"""What learners from prototypes share: they take classes alone, and any number of them."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from few_shot.adaptation import head_name
+from few_shot.errors import BadInput
+from few_shot.lit_models.base import LitMetaLearner
+from few_shot.metrics import METRICS
+
+
+class LitWithoutHead(LitMetaLearner):
+    """A learner whose model is the body alone: the head is taken off.
+
+    The head is the model's last module with parameters of its own.
+
+    Raises:
+        BadInput: the task is not classification, or the model is all head.
+    """
+
+    fixed_ways = False
+
+    def __init__(self, model: nn.Module, **outer) -> None:
+        super().__init__(model, **outer)
+        self._refuse_numbers()
+        self.head = head_name(self.model)
+        if not self.head:
+            raise BadInput(f"{type(self).__name__} needs a model's body, and {type(model).__name__} has only a head.")
+        self.model.set_submodule(self.head, nn.Identity())
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._refuse_numbers()
+
+    def _refuse_numbers(self) -> None:
+        if self.metric is not None and not METRICS[self.metric].of_classes:
+            raise BadInput(f"{type(self).__name__} needs classes, and this data set has none.")
+
+
+def prototypes_of(embedded: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
+    """The mean embedding of each class, ``[T, N, f]``, of embeddings ``[T, n, f]`` with labels ``[T, n]``."""
+    member = F.one_hot(labels, -1 if classes is None else classes).to(embedded.dtype)  # [T, n, N]
+    return member.mT @ embedded / member.sum(1)[..., None]

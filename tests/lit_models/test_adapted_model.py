@@ -1,0 +1,49 @@
+"""Fewer classes than a head has outputs for, and more."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from few_shot.errors import BadInput
+from few_shot.lit_models import LitANIL, LitBOIL, LitIMAML, LitMAML, LitMAMLPlusPlus, LitMetaSGD, LitReptile
+from few_shot.models import Conv4, ResNet12
+
+SHAPE, OUTPUTS, CLASSES = (3, 16, 16), 5, 3
+MEMBERS = [LitMAML, LitANIL, LitBOIL, LitMetaSGD, LitReptile, LitIMAML, LitMAMLPlusPlus]
+BACKBONES = {"chain": lambda n: Conv4(SHAPE, n, width=6), "no chain": lambda n: ResNet12(SHAPE, n, width=3)}
+
+
+def first_rows(state, like):
+    """The weights with as many outputs as ``like`` has: those of the first."""
+    return {name: value[: len(like[name])] if value.dim() else value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("inner_optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("cls", MEMBERS)
+def test_fewer_classes_are_as_with_that_many_outputs(cls, backbone, inner_optimizer, float64):
+    torch.manual_seed(0)
+    wide, exact = (cls(BACKBONES[backbone](n), inner_optimizer=inner_optimizer).eval() for n in (OUTPUTS, CLASSES))
+    exact.load_state_dict(first_rows(wide.state_dict(), exact.state_dict()))
+    before = copy.deepcopy(wide.state_dict())
+    x, y, new = torch.rand(6, *SHAPE), torch.tensor([2, 0, 1, 1, 2, 0]), torch.rand(4, *SHAPE)
+    ours, oracle = (lit_model.adapted_model(x, y, 3, CLASSES) for lit_model in (wide, exact))
+    unadapted = exact.adapted_model(x, y, 0, CLASSES)
+    assert (unadapted(new) - oracle(new)).abs().max() > 1e-3
+    torch.testing.assert_close(ours(new), oracle(new), rtol=1e-9, atol=1e-10)
+    assert all(torch.equal(value, before[name]) for name, value in wide.state_dict().items())
+
+
+@pytest.mark.parametrize("cls", MEMBERS)
+def test_more_classes_are_refused_with_what_takes_them(cls):
+    lit_model, x, y = cls(Conv4(SHAPE, 2, width=4)), torch.rand(3, *SHAPE), torch.arange(3)
+    with pytest.raises(BadInput, match="the model has 2 outputs: ProtoNet and ProtoMAML take any"):
+        lit_model.adapted_model(x, y, 1, 3)
+
+
+def test_a_head_without_a_bias_has_one_number_of_classes():
+    lit_model = LitMAML(nn.Sequential(nn.Flatten(), nn.Linear(768, 6), nn.ReLU(), nn.Linear(6, 5, bias=False)))
+    with pytest.raises(BadInput, match="Sequential has no linear head: it can only adapt to as many classes"):
+        lit_model.adapted_model(torch.rand(3, *SHAPE), torch.arange(3), 1, 3)
