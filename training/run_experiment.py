@@ -22,7 +22,7 @@ from training.devices import device_name
 from training.experiment import Experiment, load_weights
 from training.loggers import close, log_picture
 from training.process import set_up_process
-from training.run_folder import RunFolder, ensemble_of, read_checkpoint
+from training.run_folder import RunFolder, data_record, ensemble_of, read_checkpoint
 from training.terminal import print_result
 from training.testing import test
 from training.trainer import build_trainer
@@ -38,7 +38,8 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     """Train, test, write the record, print the result."""
     options = experiment.options
     set_up_process(options)
-    data, lit_model = experiment.build()
+    before = {} if options.resume is None else read_checkpoint(options.resume, "resume")
+    data, lit_model = experiment.build(trained_on=data_record(before))
     if options.fast_dev_run:
         trainer = build_trainer(experiment, None, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
@@ -48,10 +49,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
-        resumed_at = read_checkpoint(options.resume, "resume")["global_step"]
+        resumed_at = before["global_step"]
     folder = RunFolder.start(options.log_dir, experiment.name, options.resume)
     with folder.shared_with_launched_processes():
-        folder.record(experiment.config, device_name(experiment), resumed_at)
+        folder.record(experiment.config, device_name(experiment), resumed_at, data.record())
         trainer = build_trainer(experiment, folder, data.metric, resumed_at)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         checkpoint: Any = trainer.checkpoint_callback
