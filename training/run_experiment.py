@@ -3,6 +3,7 @@
 python training/run_experiment.py --data_class=MiniImagenet --model_class=Conv4 --gpus=-1
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from few_shot.data import ImageFolders
 from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
 from training import visualize
@@ -71,7 +73,26 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         draw(lit_model, data, trainer, folder)
         close(trainer.loggers)
         print_result(f"Everything about this run is in {folder.path}")
+        if isinstance(data, ImageFolders):
+            print_result(in_plain_words(data, summary, folder))
         return summary
+
+
+def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: RunFolder) -> str:
+    """What a run on one's own pictures has come to, and what to do with it."""
+    shots = "1 picture" if data.support_samples == 1 else f"{data.support_samples} pictures"
+    said = ""
+    if summary is not None and summary["mean"] is not None:
+        said = (
+            f"\nShown {shots} of each of {data.episode_classes} classes that it had never seen, the model names "
+            f"{100 * summary['mean']:.0f} % of other pictures of them right; guessing would name "
+            f"{100 / data.episode_classes:.0f} %."
+        )
+    return (
+        f"{said}\nTo label pictures of new classes, put some examples of each class into new_classes/<class>/ and the "
+        f"others into inbox/:\n    python training/predict.py --checkpoint={shlex.quote(str(folder.path))} "
+        "--support=new_classes --images=inbox --output=labels.csv"
+    )
 
 
 @rank_zero_only
