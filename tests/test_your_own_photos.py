@@ -1,4 +1,4 @@
-"""docs/your_own_photos.md is right: its commands run one after the other, on drawn photos; its table is its record's."""
+"""docs/your_own_photos.md is right: its commands run one after the other, and its table is the record's."""
 
 import csv
 import json
@@ -91,26 +91,25 @@ def two_kinds(tmp_path):
                 rng = np.random.default_rng([i, j, classes])
                 path = tmp_path / folder / f"{folder} {i}" / f"{j}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                colour = np.array([(i % 3) * 120, (i // 3 % 3) * 120, (i // 9) * 80]) + rng.normal(0, 4, (12, 12, 3))
+                colour = np.array([(i % 3) * 120, (i // 3 % 3) * 120, (i // 9) * 80]) + rng.normal(0, 4, (16, 16, 3))
                 made_photos.Image.fromarray(colour.clip(0, 255).astype(np.uint8)).save(path)
     return tmp_path
 
 
 def test_the_benchmark_measures_what_the_learner_predicts(two_kinds, tmp_path):
     torch.manual_seed(0)
-    learner = few_shot.MAML(Conv4((3, 12, 12), 5, width=4))
+    learner = few_shot.MAML(Conv4((3, 16, 16), 5, width=4))
     learner.save(tmp_path / "maml.ckpt")
     results = tmp_path / "rows.json"
     flags = [f"--new={two_kinds / 'new'}", f"--results={results}", "--episodes=3", "--queries=4"]
     your_own_photos.main([*flags, f"--checkpoint={tmp_path / 'maml.ckpt'}", "--name=maml"])
     row = json.loads(results.read_text())["maml"]["accuracy"]
     assert all((row[f"{ways} {shots}"] is None) == (ways == 10) for ways in (2, 5, 10) for shots in (1, 5, 10))
-    # One new class may be taken for another of its colour; two shots of ten tell apart what one does.
     pictures = your_own_photos.read(learner, str(two_kinds / "new"), 100, 0)
     options = your_own_photos.argparse.Namespace(seed=0, episodes=3, queries=4)
     assert tuple(row["2 5"]) == your_own_photos.accuracy(learner, pictures, 2, 5, options)
 
-    short = ["--image_size=12", "--width=4", "--max_steps=1", "--val_episodes=1", "--test_episodes=2", "--gpus=0"]
+    short = ["--image_size=16", "--width=4", "--max_steps=1", "--val_episodes=1", "--test_episodes=2", "--gpus=0"]
     short += ["--query_samples=1", "--test_query_samples=1", f"--log_dir={tmp_path / 'logs'}"]
     text = your_own_photos.main([*flags, f"--photos={two_kinds / 'photos'}", "--per_class=7", *short])
     assert text.count("| maml |") == 3 and "| – | – | – |" in text

@@ -109,7 +109,7 @@ def label(options: LabelOptions) -> Labels:
     _tell(bad, options)
     if not files:
         raise BadInput(f"images={some(options.images)} holds no pictures.")
-    labels = Labels(files, adapted.classes.tolist(), np.concatenate(probabilities), options.threshold or 0.0)
+    labels = Labels(files, sorted(known), np.concatenate(probabilities), options.threshold or 0.0)
     if not np.isfinite(labels.probabilities).all():
         raise BadInput("The adapted model's outputs are not finite: take fewer inner steps (steps=1).")
     learned_from = {name: pictures.small for name, pictures in known.items()}
