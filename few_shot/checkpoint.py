@@ -74,10 +74,22 @@ def _is_plain(value: Any) -> bool:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content.
+    """The content of a checkpoint that says how to build its learner.
 
     Raises:
         BadInput: the file is not there, or is no checkpoint of this package.
+    """
+    content = read_any(path)
+    if "few_shot" not in content:
+        raise BadInput(f"{path} is no checkpoint that says how to build its model: it is older, or of another program.")
+    return content
+
+
+def read_any(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, whoever wrote it.
+
+    Raises:
+        BadInput: the file is not there, or is no checkpoint.
     """
     try:
         content = _read_weights(path) if Path(path).suffix == ".safetensors" else _read_pickle(path)
@@ -85,8 +97,8 @@ def read(path: str | Path) -> dict[str, Any]:
         raise BadInput(f"{path} does not exist.") from None
     except Exception as error:
         raise BadInput(f"{path} is no checkpoint ({type(error).__name__}).") from error
-    if not isinstance(content, dict) or "state_dict" not in content or "few_shot" not in content:
-        raise BadInput(f"{path} is no checkpoint that says how to build its model: it is older, or of another program.")
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise BadInput(f"{path} is no checkpoint: it holds no weights by their names.")
     return content
 
 
@@ -138,6 +150,10 @@ def find_checkpoint(path: str | Path) -> Path:
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (found := sorted(folder.glob("best-*.ckpt")) + sorted(folder.glob("last.ckpt"))):
         raise BadInput(f"{path} is a folder without checkpoints.")
+    if len(found) > 2 and found[-1].name == "last.ckpt":  # a run that kept several: the last says which is the best
+        states = read(found[-1]).get("callbacks", {}).values()
+        best = {Path(state.get("best_model_path") or "").name for state in states if state.get("monitor")}
+        return next((file for file in found if file.name in best), found[0])
     return found[0]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
-from torch import nn
+from torch import Tensor, nn
 
 from few_shot.adapted import Adapted
 from few_shot.checkpoint import find_checkpoint, load_learner, save_learner
@@ -177,8 +177,7 @@ class Learner:
         """
         lit_model = self.lit_model
         like = next(lit_model.parameters())
-        facts = lit_model.data_facts or {}
-        inputs = Inputs(facts.get("input_shape") or input_shape_of(lit_model.model), facts.get("preprocessing"))
+        inputs = self.inputs
         support_x = inputs.tensor(x, like)
         metric = lit_model.metric
         classes, support_y = encode(y, None if metric is None else METRICS[metric].of_classes)
@@ -202,6 +201,26 @@ class Learner:
             BadInput: the tasks are no curves, or the learner has no inner loop.
         """
         return draw_fit(self.lit_model, data, episode, steps)
+
+    @property
+    def inputs(self) -> Inputs:
+        """How what a person gives becomes the model's inputs."""
+        facts = self.lit_model.data_facts or {}
+        shape = facts.get("input_shape") or input_shape_of(self.lit_model.model)
+        return Inputs(shape, facts.get("preprocessing"))
+
+    def read(self, x: Any) -> Tensor:
+        """Samples ``[n, ...]`` as the model takes them. :meth:`adapt` and the adapted model take these too.
+
+        They also read paths by themselves: this is for who wants to know which of many cannot be read.
+
+        Args:
+            x: samples, as :meth:`adapt` takes them.
+
+        Raises:
+            BadInput: the samples cannot be used; BadPicture for a file that cannot be read, or is no picture.
+        """
+        return self.inputs.tensor(x, next(self.lit_model.parameters()))
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that holds all that is needed to use the learner; :func:`load` reads it.
@@ -362,8 +381,18 @@ def load(path: str | Path, model: nn.Module | None = None) -> Learner:
     Raises:
         BadInput: there is no such checkpoint, or it does not fit the model.
     """
-    lit_model = load_learner(find_checkpoint(path), LitMetaLearner, model, {})
-    kind = next(cls for cls in LEARNERS if isinstance(lit_model, cls.lit_class))
+    return learner_of(load_learner(find_checkpoint(path), LitMetaLearner, model, {}))
+
+
+def learner_of(lit_model: LitMetaLearner) -> Learner:
+    """The learner whose algorithm, with its model and weights, is there already.
+
+    Raises:
+        BadInput: no learner has such an algorithm.
+    """
+    kind = next((cls for cls in LEARNERS if isinstance(lit_model, cls.lit_class)), None)
+    if kind is None:
+        raise BadInput(f"{type(lit_model).__name__} is none of few_shot's algorithms, nor derived from one.")
     learner = object.__new__(kind)
     for f in fields(kind):
         setattr(learner, f.name, lit_model.constructor_arguments.get(f.name, f.default))

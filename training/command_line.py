@@ -16,6 +16,7 @@ import argparse
 import difflib
 import importlib
 import inspect
+import json
 import re
 import shutil
 import sys
@@ -24,7 +25,7 @@ from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_origin
 
 import jsonargparse
 import yaml
@@ -98,7 +99,8 @@ class _Parser(jsonargparse.ArgumentParser):
         if unknown := re.match(r"unrecognized arguments: (\S+)", message, flags=re.IGNORECASE):
             flag = unknown[1].split("=")[0]
             close = difflib.get_close_matches(flag, [f"--{name}" for name in self.flags], n=1, cutoff=0.75)
-            message = f"unknown flag {flag} for the chosen classes" + (f"; did you mean {close[0]}?" if close else ".")
+            where = " for the chosen classes" if KINDS.keys() & set(self.flags) else ""
+            message = f"unknown flag {flag}{where}" + (f"; did you mean {close[0]}?" if close else ".")
         fail(self.prog, _plainly(message))
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
@@ -106,6 +108,7 @@ class _Parser(jsonargparse.ArgumentParser):
         text = super().format_help(formatter)
         text = re.sub(r"type:\s+(Literal\[[^]]*\]|str(\s+\|\s+null)?),\s+default:\s+", "default: ", text)
         text = re.sub(r"type:\s+bool,\s+default:\s+(\w+)", lambda found: f"default: {found[1].lower()}", text)
+        text = re.sub(r"(--\w+) \[ITEM,\.\.\.\], --\w+\+ \[ITEM,\.\.\.\]", r"\1 ITEM ...", text)
         text = re.sub(r"\(required,\s+[^)]*\)", "(required)", text)
         width = shutil.get_terminal_size().columns - 2
         lines = [
@@ -121,6 +124,8 @@ TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", 
 
 def _plainly(message: str) -> str:
     """What jsonargparse says of a bad value, as a sentence."""
+    if missing := re.search(r"the following arguments are required: (.*)", message):
+        return f"--{missing[1].replace(', ', ' and --')} must be given: --help says what for."
     if missing := re.search(r"argument (--\w+): expected one argument", message):
         return f"{missing[1]} is missing its value."
     of_one_type = r"Expected an? (?P<type>.*?)\. Got value: ?"
@@ -227,6 +232,45 @@ def parse(
         },
         resumed_from=from_checkpoint,
     )
+
+
+def parse_options(argv: Sequence[str] | None, description: str, options: type) -> Any:
+    """The flags of a program that runs no experiment; ``--help`` prints them and exits.
+
+    Args:
+        argv: the command line without the program's name; None for this process's own.
+        description: what the program does, for ``--help``.
+        options: a dataclass whose fields are the flags. A list takes several values after one another.
+
+    Raises:
+        BadInput: a value is out of its range.
+        SystemExit: status 2 for a flag that does not exist, is missing, or whose value has the wrong type.
+    """
+    parser = _Parser(prog=_program(), usage="%(prog)s --flag=value ...", description=description, allow_abbrev=False)
+    parser.flags = set(_add_arguments(parser.add_argument_group("Flags"), options, set()))
+    _offered.update(parser.flags)
+    lists = {f"--{f.name}" for f in fields(options) if get_origin(f.type) is list}
+    argv = _with_lists(list(sys.argv[1:] if argv is None else argv), lists)
+    values = parser.parse_args(_with_values(argv, parser)).as_dict()
+    return options(**{f.name: values[f.name] for f in fields(options)})
+
+
+def _with_lists(argv: Sequence[str], lists: Collection[str]) -> list[str]:
+    """Turn ``--images a b`` and ``--images=a --images=b`` into one value, as jsonargparse takes it."""
+    found: list[str] = []
+    values: dict[str, list[str]] = {}
+    flag = ""
+    for token in argv:
+        is_flag = token.startswith("-")
+        if is_flag:
+            flag, _, value = token.partition("=")
+        if flag not in lists:
+            found.append(token)
+            continue
+        values.setdefault(flag, [])
+        if token != flag:
+            values[flag].append(value if is_flag else token)
+    return [*found, *(f"{name}={json.dumps(value)}" for name, value in values.items())]
 
 
 def _parser(description: str, extra: type | None, classes: dict[str, type], unused: Set[str] = frozenset()) -> _Parser:

@@ -15,7 +15,7 @@ from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import load_weights
 from training.process import set_up_process
-from training.run_folder import RunFolder, ensemble_of, make_folder
+from training.run_folder import RunFolder, data_record, ensemble_of, make_folder, read_checkpoint
 from training.terminal import print_result
 from training.testing import test
 from training.trainer import build_trainer
@@ -52,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if options.limit_test_batches == 0:  # the run was not tested; this is
             options.limit_test_batches = None
         set_up_process(options)
-        data, lit_model = experiment.build(test_split=experiment.extra["split"])
+        checkpoint = Path(experiment.extra["checkpoint"])
+        trained_on = data_record(read_checkpoint(checkpoint, "checkpoint"))
+        data, lit_model = experiment.build(experiment.extra["split"], trained_on)
         trainer = build_trainer(experiment, None, data.metric)
         trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
-        checkpoint = Path(experiment.extra["checkpoint"])
         load_weights(lit_model, str(checkpoint), "checkpoint")
         mode = METRICS[data.metric].mode
         members = ensemble_of(checkpoint.parent, options.ensemble, mode) if options.ensemble else []

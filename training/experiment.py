@@ -144,11 +144,13 @@ class Experiment:
             lit_model.compile_outer_step()
         return data, lit_model
 
-    def build(self, test_split: Split | None = None) -> tuple[Any, Any]:
+    def build(self, test_split: Split | None = None, trained_on: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """Build what :meth:`modules` does; then find and check the data.
 
         Args:
             test_split: the split to test on, if nothing is to be trained.
+            trained_on: what is on record of the data that the weights were trained on; a test on its training classes
+                is refused.
 
         Raises:
             BadInput: a value is out of its range, or the data cannot be found or used.
@@ -164,6 +166,7 @@ class Experiment:
         if is_first_process():  # Lightning would find bad data later, and with a traceback
             data.prepare_data()
             data.setup("fit" if test_split is None else "test")
+            data.refuse_trained_classes(trained_on or {})
         return data, lit_model
 
 

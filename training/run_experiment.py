@@ -3,6 +3,7 @@
 python training/run_experiment.py --data_class=MiniImagenet --model_class=Conv4 --gpus=-1
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from few_shot.data import ImageFolders
 from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
 from few_shot.plots import can_draw_fit, draw_fit
@@ -23,7 +25,7 @@ from training.devices import device_name
 from training.experiment import Experiment, load_weights
 from training.loggers import close, log_picture
 from training.process import set_up_process
-from training.run_folder import RunFolder, ensemble_of, read_checkpoint
+from training.run_folder import RunFolder, data_record, ensemble_of, read_checkpoint
 from training.terminal import print_result
 from training.testing import test
 from training.trainer import build_trainer
@@ -39,7 +41,8 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     """Train, test, write the record, print the result."""
     options = experiment.options
     set_up_process(options)
-    data, lit_model = experiment.build()
+    before = {} if options.resume is None else read_checkpoint(options.resume, "resume")
+    data, lit_model = experiment.build(trained_on=data_record(before))
     if options.fast_dev_run:
         trainer = build_trainer(experiment, None, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
@@ -49,10 +52,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
-        resumed_at = read_checkpoint(options.resume, "resume")["global_step"]
+        resumed_at = before["global_step"]
     folder = RunFolder.start(options.log_dir, experiment.name, options.resume)
     with folder.shared_with_launched_processes():
-        folder.record(experiment.config, device_name(experiment), resumed_at)
+        folder.record(experiment.config, device_name(experiment), resumed_at, data.record())
         trainer = build_trainer(experiment, folder, data.metric, resumed_at)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         checkpoint: Any = trainer.checkpoint_callback
@@ -71,7 +74,26 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         draw(lit_model, data, trainer, folder)
         close(trainer.loggers)
         print_result(f"Everything about this run is in {folder.path}")
+        if isinstance(data, ImageFolders):
+            print_result(in_plain_words(data, summary, folder))
         return summary
+
+
+def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: RunFolder) -> str:
+    """What a run on one's own pictures has come to, and what to do with it."""
+    shots = "1 picture" if data.support_samples == 1 else f"{data.support_samples} pictures"
+    said = ""
+    if summary is not None and summary["mean"] is not None:
+        said = (
+            f"\nShown {shots} of each of {data.episode_classes} classes that it had never seen, the model names "
+            f"{100 * summary['mean']:.0f} % of other pictures of them right; guessing would name "
+            f"{100 / data.episode_classes:.0f} %."
+        )
+    return (
+        f"{said}\nTo label pictures of new classes, put some examples of each class into new_classes/<class>/ and the "
+        f"others into inbox/:\n    python training/predict.py --checkpoint={shlex.quote(str(folder.path))} "
+        "--support=new_classes --images=inbox --output=labels.csv"
+    )
 
 
 @rank_zero_only

@@ -31,6 +31,7 @@ class RunFolder:
     ============================== ====================================================================
     ``config.yaml``                every flag's value; usable as ``--config``
     ``run.json``                   command, commit, versions, device, updates and seconds
+    ``data.json``                  of images: each split's classes, how they were split, what was left out
     ``metrics.csv``                what was logged, one row each time; a resumed run goes on in it
     ``events.out.tfevents.*``      the same for TensorBoard, with the pictures
     ``checkpoints/``               ``last.ckpt`` and the best by validation, ``best-step=<updates>.ckpt``
@@ -102,18 +103,27 @@ class RunFolder:
 
     # Writing.
 
-    def record(self, config: dict[str, Any], device: str, resumed_at: int | None = None) -> None:
-        """Write what the run is: every flag's value, command, commit, versions, device.
+    def record(
+        self,
+        config: dict[str, Any],
+        device: str,
+        resumed_at: int | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        """Write what the run is: every flag's value, command, commit, versions, device, classes.
 
         Args:
             resumed_at: outer updates that the run had done when it was resumed. What was logged of later ones is
                 removed: the run is about to do those again.
+            data: what the data module says of its data (``record()``).
         """
         if not is_first_process():
             return
         if resumed_at is not None:
             self._forget_metrics_after(resumed_at)
         (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        if data:
+            (self.path / "data.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         packages = ("torch", "torchvision", "pytorch-lightning", "numpy")
         facts = {
             "command": ["python", *sys.argv],
@@ -259,6 +269,11 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
     except Exception as error:
         raise BadInput(f"--{flag}={path} is no checkpoint of this project ({type(error).__name__}).") from error
     return checkpoint
+
+
+def data_record(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of the data that it was trained on; nothing where it is older, or a published result's."""
+    return checkpoint.get("few_shot", {}).get("data") or {}
 
 
 def ranked(scores: Mapping[str, Any], folder: Path, mode: str) -> list[tuple[str, Any]]:

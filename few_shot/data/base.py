@@ -83,6 +83,13 @@ class EpisodeDataModule(pl.LightningDataModule):
         """What a run's record is to say of the data, after :meth:`setup`: plain values alone."""
         return {}
 
+    def refuse_trained_classes(self, record: dict) -> None:
+        """Refuse a test on what was trained on, after :meth:`setup`; here nothing is known that could be.
+
+        Args:
+            record: the :meth:`record` of the run that trained.
+        """
+
     def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
         """Draw the episodes ``index`` ``[T]`` of a split: a pure function of its arguments."""
         raise NotImplementedError

@@ -412,3 +412,21 @@ def test_the_store_alone_is_opened_by_workers(photos):
     assert again.class_names == store.class_names == ["class d", "class g"]
     assert np.array_equal(again.class_starts, store.class_starts) and np.array_equal(again.images, store.images)
     assert isinstance(again, ImageStore)
+
+
+@pytest.mark.parametrize(
+    "more", [[], ["--support_samples=5"], ["--lit_model_class=LitProtoNet", "--support_samples=5"]]
+)
+def test_the_protocol_fits_two_dozen_classes_of_twenty_pictures(tmp_path, more):
+    for i, j in itertools.product(range(24), range(20)):
+        path = tmp_path / f"class {i}" / f"{j}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2), (i, j, 0)).save(path)
+    flags = ["--data_class=ImageFolders", f"--data_dir={tmp_path}", "--model_class=Conv4", "--image_size=84"]
+    data, lit_model = parse([*flags, "--class_split=0.64,0.16,0.20", "--skip_bad_images", *more], "").build()
+    assert {split: len(names) for split, names in classes_of(data).items()} == {"train": 14, "val": 5, "test": 5}
+    shots = data.support_samples
+    assert (data.ways("train"), data.ways("test"), data.queries("train"), data.queries("test")) == (5, 5, 5, 5)
+    # The authors' bound of 10 is for the sum over a task's samples, divided by the shots.
+    assert lit_model.gradient_clip_val == (None if "Proto" in str(more) else pytest.approx(10 * shots / (5 * 5)))
+    assert lit_model.model(torch.zeros(1, *data.input_shape)).shape[0] == 1

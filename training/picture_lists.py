@@ -1,0 +1,84 @@
+"""Which pictures a person means: a folder with one folder for each class, or files and folders of any."""
+
+import glob
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from few_shot.data.class_folders import scan, some, suffixes
+from few_shot.errors import BadInput
+
+
+def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
+    """The files of each class, ``<folder>/<class>/<picture>``, classes sorted by name.
+
+    Returns:
+        The files, and what lies where no picture should, each with what is wrong: pictures beside the class folders,
+        and folders in them.
+
+    Raises:
+        BadInput: the folder cannot be read, or has fewer than two classes.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise BadInput(f"support={folder} is no folder: it is to hold a folder of pictures for each class.")
+    entries = scan(folder)
+    classes = [entry for entry in entries if entry.is_dir()]
+    strays = [
+        f"{entry.path} (a picture that lies in no class's folder)"
+        for entry in entries
+        if not entry.is_dir() and Path(entry.name).suffix.lower() in suffixes()
+    ]
+    if len(classes) < 2:
+        found = "one folder" if classes else "no folders"
+        raise BadInput(
+            f"support={folder} holds {found}: it is to hold a folder of pictures for each class, and at least two."
+        )
+    files = {}
+    for entry in classes:
+        inside = scan(entry.path)
+        strays += [f"{deeper.path} (a folder in a class's folder)" for deeper in inside if deeper.is_dir()]
+        files[entry.name] = [Path(picture.path) for picture in inside if not picture.is_dir()]
+    return files, strays
+
+
+def listed_pictures(paths: Sequence[str], leave_out: Collection[Path] = ()) -> list[Path]:
+    """The files that are named, and all files in the folders that are named, however deep; each once.
+
+    A folder's files are sorted by name. Hidden files, and those that systems leave (``Thumbs.db``), are not pictures.
+
+    Args:
+        paths: files, folders, or patterns such as ``inbox/*.jpg`` that the shell has left as they are.
+        leave_out: files that are none of the pictures, wherever they lie.
+
+    Raises:
+        BadInput: one does not exist, or there are no files.
+    """
+    named = [Path(path).expanduser() for text in paths for path in _matches(text)]
+    found: dict[str, Path] = {}
+    for path in named:
+        if not path.exists():
+            raise BadInput(f"images={path} does not exist.")
+        for file in _files_in(path) if path.is_dir() else [path]:
+            found.setdefault(os.path.realpath(file), file)
+    for path in leave_out:
+        found.pop(os.path.realpath(path), None)
+    if not found:
+        raise BadInput(f"images={some(list(paths))} holds no files.")
+    return list(found.values())
+
+
+def _matches(text: str) -> list[str]:
+    if os.path.lexists(os.path.expanduser(text)):
+        return [text]
+    return sorted(glob.glob(os.path.expanduser(text))) or [text]
+
+
+def _files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterable[Path]:
+    """Files before folders; a link to a folder above is not followed."""
+    above |= {os.path.realpath(folder)}
+    entries = scan(folder)
+    yield from (Path(entry.path) for entry in entries if not entry.is_dir())
+    for entry in entries:
+        if entry.is_dir() and os.path.realpath(entry.path) not in above:
+            yield from _files_in(Path(entry.path), above)
