@@ -14,9 +14,9 @@ import pytest
 import torch
 from helpers import BatchNormMLP, run_in_a_process
 from PIL import Image
-from training.weights import write_weights
 
 import few_shot
+from few_shot.checkpoint import save_weights
 from few_shot.models import Conv4, SinusoidMLP
 from training import predict, run_experiment
 from training.labels import NONE_OF_THESE, Labels, as_csv, write_together
@@ -362,7 +362,7 @@ def test_a_run_a_checkpoint_and_a_published_result_give_the_same_labels(photos):
     content = torch.load(best, weights_only=True)
     Path("published").mkdir()
     shutil.copy(run / "config.yaml", "published")
-    write_weights(content["state_dict"], Path("published"))
+    save_weights(few_shot.load(best).lit_model, Path("published"))
     del content["few_shot"]  # as older ones are
     torch.save(content, "older.ckpt")
     shutil.rmtree("photos")  # only the new classes are needed
@@ -379,7 +379,7 @@ def test_of_several_kept_checkpoints_the_best_is_taken(photos):
     (kept,) = (state["best_k_models"] for state in states if state.get("monitor"))
     assert len(kept) == 3
     best = max(kept, key=lambda path: float(kept[path]))
-    assert float(kept[str(few_shot.checkpoint.find(run).absolute())]) == float(kept[best])
+    assert float(kept[str(few_shot.checkpoint.find_checkpoint(run).absolute())]) == float(kept[best])
 
 
 def test_a_model_of_ones_own_is_built_from_the_runs_settings(photos, monkeypatch):
