@@ -14,10 +14,8 @@ JITTER = 0.4
 def augment(images: tuple[Tensor, ...], seed: int, index: Tensor) -> tuple[Tensor, ...]:
     """Shift every image by up to a tenth of its size (reflecting the border), mirror it or not, and jitter its colours.
 
-    Every image has its own draws, support and query alike, so that an image that comes again, in this task or in
-    another, is another one; a change that a task's images share would hardly make its classes harder to tell apart,
-    and batch norm would undo most of it. Like the episode itself, its augmentation is a pure function of the seed and
-    the episode's index.
+    Every image has its own draws, support and query alike. A change shared by the whole task would be undone by batch
+    norm. The draws are a pure function of the seed and the episode's index, as the episode is.
 
     Args:
         images: tensors ``[T, n, C, H, W]`` in [0, 1], of the same T episodes.
