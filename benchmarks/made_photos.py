@@ -3,7 +3,8 @@
 python benchmarks/made_photos.py
 
 It makes photos/ (24 classes of 20), new_classes/ (3 other classes of 5) and inbox/ (30 pictures of those, and 3 of
-a fourth) in the folder where it is run, or in --output. Every picture is drawn from --seed, and from nothing else.
+a fourth) in the folder where it is run, or in --output; and photos.jpg, which shows some of photos/. Every picture is
+drawn from --seed, and from nothing else.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 SHAPES = ("disc", "square", "triangle", "star", "ring", "cross", "moon")
 PATTERNS = ("plain", "striped", "dotted", "checked")
@@ -34,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in NAMES:
         if name not in (*NEW, STRANGER):
             _save(name, [root / "photos" / name / f"{i:02}.jpg" for i in range(20)], options.seed)
-    inbox = iter(
-        np.random.default_rng(options.seed).permutation(33).tolist()
-    )  # a file's name says nothing of its class
+    # A file's name says nothing of its class.
+    inbox = iter(np.random.default_rng(options.seed).permutation(33).tolist())
     for name, examples, others in (*((name, 5, 10) for name in NEW), (STRANGER, 0, 3)):
         files = [root / "new_classes" / name / f"{i}.jpg" for i in range(examples)]
         _save(name, [*files, *(root / "inbox" / f"{next(inbox):02}.jpg" for _ in range(others))], options.seed)
+    sheet(root / "photos", classes=8, pictures=3).save(root / "photos.jpg", quality=85)
     print(f"photos, new_classes and inbox are in {root.resolve()}")
 
 
@@ -48,6 +49,16 @@ def _save(name: str, paths: Sequence[Path], seed: int) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         draw(name, rng).save(path, quality=85)
+
+
+def sheet(folder: Path, classes: int, pictures: int) -> Image.Image:
+    """Some classes of a folder, each a column of pictures."""
+    side = 120
+    whole = Image.new("RGB", (classes * (side + 4), pictures * (side + 4)), "white")
+    for i, of_class in enumerate(sorted(folder.iterdir())[:: len(list(folder.iterdir())) // classes][:classes]):
+        for j, path in enumerate(sorted(of_class.iterdir())[:pictures]):
+            whole.paste(ImageOps.fit(Image.open(path), (side, side)), (i * (side + 4), j * (side + 4)))
+    return whole
 
 
 def draw(name: str, rng: np.random.Generator) -> Image.Image:
