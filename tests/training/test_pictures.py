@@ -69,8 +69,9 @@ def test_a_run_of_any_algorithm_on_any_data_draws_its_pictures(algorithm, image_
     images = ["--data_class=MiniImagenet", f"--data_dir={image_folders}", "--width=2", "--query_samples=1"]
     images += ["--test_query_samples=1", "--train_episode_classes=5"]
     regressions = [["--model_class=SinusoidMLP", "--width=4", data] for data in OWN]
+    of_classes = algorithm in ("LitProtoNet", "LitProtoMAML")
     steps = [] if algorithm == "LitProtoNet" else ["--test_inner_loop_steps=1"]
-    for i, data in enumerate([images, *([] if algorithm == "LitProtoNet" else regressions)]):
+    for i, data in enumerate([images, *([] if of_classes else regressions)]):
         log_dir = tmp_path / str(i)
         run_experiment.main([*data, *QUICK, *steps, f"--lit_model_class={algorithm}", f"--log_dir={log_dir}"])
         (folder,) = log_dir.glob("*/version_0")
