@@ -112,4 +112,6 @@ def test_every_flag_of_the_table_exists():
     known |= set(parse(["--data_class=ImageFolders", "--model_class=Timm"], "test").config)
     for algorithm in few_shot.lit_models.__all__:
         known |= set(parse(["--data_class=Omniglot", f"--lit_model_class={algorithm}"], "test").config)
-    assert flags - known - {"config", "resume", "checkpoint", "help", "write", "device", "output", "output_dir"} == set()
+    assert (
+        flags - known - {"config", "resume", "checkpoint", "help", "write", "device", "output", "output_dir"} == set()
+    )
