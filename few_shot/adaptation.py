@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from few_shot.inner_optimizers import InnerOptimizer, Rates, Weights
 from few_shot.layer_errors import explain
+from few_shot.private_parts import NormBase
 
 #: (fast weights [T, ...], inputs [T, n, ...]) -> predictions [T, n, out]
 Predict = Callable[[Weights, Tensor], Tensor]
@@ -124,7 +124,7 @@ def head_name(model: nn.Module) -> str:
 
 def norm_parameters(model: nn.Module) -> set[str]:
     """The names of the parameters of batch, group, layer and instance norm."""
-    kinds = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+    kinds = (NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
     return {
         f"{name}.{own}"
         for name, module in model.named_modules()

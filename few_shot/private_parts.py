@@ -6,6 +6,21 @@ from typing import Any
 from torch import nn
 from torch.fx import Graph
 
+# What all batch norms, and all norms with running statistics, are derived from. Correctness: a list of the public
+# classes would miss what others derive from these.
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+
+__all__ = [
+    "BatchNorm",
+    "NormBase",
+    "compiler_pass",
+    "correct_update_count",
+    "is_listened_to",
+    "keep_buffers_apart",
+    "trace_gradients",
+]
+
 
 def is_listened_to(module: nn.Module) -> bool:
     """Whether somebody wants to be called when the module is.
@@ -23,6 +38,14 @@ def keep_buffers_apart(module: nn.Module) -> None:
     the same, and statistics are summed over processes.
     """
     module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_buffers()]  # type: ignore[assignment]
+
+
+def correct_update_count(trainer: Any) -> None:
+    """Set the count by which a Lightning Trainer's loggers number their rows, at the beginning of an update.
+
+    Correctness: Lightning counts one too few after it was resumed from a checkpoint written during validation.
+    """
+    trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def trace_gradients() -> None:

@@ -4,8 +4,12 @@ import subprocess
 import sys
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.distributed
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -67,3 +71,47 @@ def test_the_compiler_calls_the_pass_and_its_cache_tells_passes_apart():
     assert torch.equal(compiled(torch.zeros(2)), torch.zeros(2))
     assert graphs
     assert rewrite.uuid() != private_parts.compiler_pass(graphs.append, private_parts.__file__).uuid()
+
+
+class Logging(BoringModel):
+    def training_step(self, batch, batch_idx):
+        loss = self.step(batch)
+        self.log("loss", loss)
+        return loss
+
+
+class Miscount(Callback):
+    """Counts as Lightning would after a bad resume; corrects it if told to."""
+
+    def __init__(self, correct):
+        self.correct = correct
+
+    def on_train_batch_start(self, trainer, *_):
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step + 40
+        if self.correct:
+            private_parts.correct_update_count(trainer)
+
+
+@pytest.mark.parametrize(("correct", "steps"), [(False, [40, 41]), (True, [0, 1])])
+def test_lightning_numbers_logged_rows_by_the_count_that_is_corrected(correct, steps, tmp_path):
+    logger = CSVLogger(str(tmp_path), name="", version="")
+    pl.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        logger=logger,
+        callbacks=[Miscount(correct)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    ).fit(Logging(), torch.utils.data.DataLoader(torch.rand(4, 32)))
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("step")
+    assert [int(line.split(",")[column]) for line in lines[1:]] == steps
+
+
+def test_batch_norms_are_derived_from_the_private_bases():
+    for norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        assert issubclass(norm, private_parts.BatchNorm) and issubclass(norm, private_parts.NormBase)
+    assert issubclass(nn.InstanceNorm2d, private_parts.NormBase)

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 
-from training.private_parts import correct_update_count
+from few_shot.private_parts import correct_update_count
 from training.run_folder import RunFolder, ranked
 
 

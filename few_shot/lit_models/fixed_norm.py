@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from few_shot.lit_models.per_step_batch_norm import PerStepBatchNorm
 from few_shot.models.norm import FixedNorm
+from few_shot.private_parts import BatchNorm
 
 
 @torch.no_grad()
@@ -15,7 +15,7 @@ def fix_norms(model: nn.Module, samples: Tensor) -> None:
     A batch norm with running statistics per step (MAML++) keeps those of its present step instead. One that is frozen
     with pretrained weights stays as it is.
     """
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm | PerStepBatchNorm)}
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm | PerStepBatchNorm)}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def look(name: str, x: Tensor) -> None:

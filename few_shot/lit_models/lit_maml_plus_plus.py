@@ -8,7 +8,6 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from few_shot.adaptation import over_tasks
 from few_shot.episodes import EpisodeBatch
@@ -17,6 +16,7 @@ from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models.base import TaskScores
 from few_shot.lit_models.lit_maml import LitMAML
 from few_shot.lit_models.per_step_batch_norm import PerStepBatchNorm
+from few_shot.private_parts import BatchNorm
 
 #: What the loss after each step but the last weighs at least, times the number of steps (the authors' code).
 LEAST_IMPORTANCE = 0.03
@@ -65,7 +65,7 @@ class LitMAMLPlusPlus(LitMAML):
         self.norms: list[PerStepBatchNorm] = []
         if per_step_bn_statistics or per_step_bn_weights:
             for name, norm in list(self.model.named_modules()):
-                if isinstance(norm, _BatchNorm):
+                if isinstance(norm, BatchNorm):
                     per_step = PerStepBatchNorm(
                         norm, self.inner_loop_steps, per_step_bn_statistics, per_step_bn_weights
                     )

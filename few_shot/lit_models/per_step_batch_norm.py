@@ -5,7 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from few_shot.private_parts import BatchNorm
 
 
 class PerStepBatchNorm(nn.Module):
@@ -26,7 +27,7 @@ class PerStepBatchNorm(nn.Module):
     running_var: Tensor
     collected: Tensor
 
-    def __init__(self, norm: _BatchNorm, rows: int, statistics: bool, weights: bool) -> None:
+    def __init__(self, norm: BatchNorm, rows: int, statistics: bool, weights: bool) -> None:
         super().__init__()
         self.rows, self.eps, self.momentum = rows, norm.eps, norm.momentum or 0.1
         self.statistics, self.per_step_weights = statistics, weights and norm.affine

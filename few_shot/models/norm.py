@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from few_shot.errors import BadInput
+from few_shot.private_parts import BatchNorm, NormBase
 
 Norm = Literal["batch", "batch_shift", "group", "none"]
 Activation = Literal["relu", "leaky_relu"]
@@ -30,7 +30,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(8, channels), channels) if kind == "group" else nn.Identity()
 
 
-class FixedNorm(_NormBase):
+class FixedNorm(NormBase):
     """Batch norm by a given mean and variance, in training and evaluation alike, for inputs ``[n, C, ...]``.
 
     It is none of PyTorch's batch norms, so nothing makes it look at the batch.
@@ -62,7 +62,7 @@ def freeze_norms(model: nn.Module) -> None:
     Scale and shift are trained and adapted as before.
     """
     for name, norm in list(model.named_modules()):
-        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
+        if isinstance(norm, BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
             fixed = FixedNorm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
             # The batch norms of timm hold the dropout and the activation that follow them.
             after = [child for child in norm.children() if not isinstance(child, nn.Identity)]
