@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 ROW = Row(
     name="tiny",
     title="Tiny",
-    flags="--data_class=Sinusoid --max_steps=2000 --val_check_interval=200 --test_episodes=20 --val_episodes=20",
+    flags="--data_class=Sinusoid --max_steps=900 --val_check_interval=150 --test_episodes=20 --val_episodes=20",
     tests={100: None},
     source=None,
     steps=[1, 10],
@@ -74,7 +74,7 @@ def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
                 time.sleep(0.05)
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) != 0
-            assert not training.is_trained and "of 2000 updates, best validation" in training.state()
+            assert not training.is_trained and "of 900 updates, best validation" in training.state()
         subprocess.run(command, cwd=ROOT, check=True)
         assert training.state() == "complete"
         records.append(training.target)
