@@ -1,8 +1,10 @@
 """What reaches into private parts of PyTorch and Lightning, and why; a test for each fails when the part is gone."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.fx import Graph
 
@@ -16,6 +18,7 @@ __all__ = [
     "NormBase",
     "compiler_pass",
     "correct_update_count",
+    "do_not_look_for_a_driver_again",
     "is_listened_to",
     "keep_buffers_apart",
     "trace_gradients",
@@ -46,6 +49,16 @@ def correct_update_count(trainer: Any) -> None:
     Correctness: Lightning counts one too few after it was resumed from a checkpoint written during validation.
     """
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def do_not_look_for_a_driver_again() -> None:
+    """Take back what Lightning sets for PyTorch: to look for a GPU's driver whenever it is asked for a GPU.
+
+    Speed: Lightning asks a few times an update. Where there is no driver, that took 0.18 ms of a sinusoid's update of
+    2.62 ms, 7 % (best of three interleaved runs).
+    """
+    if not torch.cuda.is_available():
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def trace_gradients() -> None:

@@ -115,3 +115,15 @@ def test_batch_norms_are_derived_from_the_private_bases():
     for norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         assert issubclass(norm, private_parts.BatchNorm) and issubclass(norm, private_parts.NormBase)
     assert issubclass(nn.InstanceNorm2d, private_parts.NormBase)
+
+
+def test_lightning_has_pytorch_look_for_a_driver_until_told_otherwise():
+    program = """
+import os, pytorch_lightning, torch
+from few_shot.private_parts import do_not_look_for_a_driver_again
+assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1", "no longer needed"
+do_not_look_for_a_driver_again()
+assert ("PYTORCH_NVML_BASED_CUDA_CHECK" in os.environ) == torch.cuda.is_available()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import platform
 
+from few_shot.private_parts import do_not_look_for_a_driver_again
 from training.experiment import RunOptions
 from training.terminal import hide_warnings_of_others
 
@@ -12,6 +13,7 @@ def set_up_process(options: RunOptions) -> None:
     """Prepare this process for an experiment."""
     if options.keep_memory:
         keep_freed_memory()
+    do_not_look_for_a_driver_again()
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     hide_warnings_of_others()
