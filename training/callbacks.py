@@ -1,4 +1,4 @@
-"""What a run adds to Lightning's loop: a progress bar, the end of the endless epoch, checkpoints, the cost."""
+"""What a run adds to Lightning's loop: progress, an epoch without end, checkpoints, its record, gradient logs."""
 
 import contextlib
 import sys
@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
+from few_shot.errors import TrainingDiverged
 from few_shot.private_parts import correct_update_count
 from training.run_folder import RunFolder, ranked
 
@@ -104,21 +107,64 @@ class RunCheckpoint(ModelCheckpoint):
         super().load_state_dict(state_dict)
 
 
-class Cost(Callback):
-    """Writes down what the training has cost so far: after each validation, and at the end."""
+class RunRecord(Callback):
+    """Keeps the run's record: its cost so far, its flags in the checkpoints, and where it stands if it diverges."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: RunFolder, config: dict[str, Any]) -> None:
+        self.folder, self.config = folder, config
         self.started = time.perf_counter()
 
     def on_train_start(self, *_: Any) -> None:
         self.started = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._add(trainer)
+        self._add_cost(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._add(trainer)
+        self._add_cost(trainer)
 
-    def _add(self, trainer: pl.Trainer) -> None:
+    def _add_cost(self, trainer: pl.Trainer) -> None:
         self.folder.add_cost(trainer.global_step, training=time.perf_counter() - self.started)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.config
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if isinstance(exception, TrainingDiverged):
+            last = self.folder.last_checkpoint
+            note = f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
+            exception.add_note(note)
+
+
+class GradientLog(Callback):
+    """Logs the model's outer gradient before it is clipped, whenever the training loss is logged.
+
+    Args:
+        norm: order of the norm to log; None for none.
+        histograms: whether to log a histogram of each parameter's gradient.
+    """
+
+    def __init__(self, norm: float | None, histograms: bool) -> None:
+        self.norm, self.histograms = norm, histograms
+        self._due = False
+
+    def on_train_batch_start(self, trainer: Any, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._due = (batch_idx + 1) % trainer.log_every_n_steps == 0
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if not self._due:
+            return
+        gradients = {name: p.grad for name, p in pl_module.model.named_parameters() if p.grad is not None}
+        if self.norm is not None:
+            pl_module.log("grad_norm", torch.nn.utils.get_total_norm(list(gradients.values()), norm_type=self.norm))
+        if not self.histograms:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, gradient in gradients.items():
+                    logger.experiment.add_histogram(f"gradients/{name}", gradient.float(), trainer.global_step)
+            elif isinstance(logger, WandbLogger):
+                import wandb
+
+                values = {f"gradients/{name}": wandb.Histogram(g.flatten().tolist()) for name, g in gradients.items()}
+                logger.experiment.log(values | {"trainer/global_step": trainer.global_step})

@@ -7,10 +7,9 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.profilers import SimpleProfiler
 
 from few_shot.metrics import METRICS
-from training.callbacks import Cost, EndlessEpoch, Progress, RunCheckpoint
+from training.callbacks import EndlessEpoch, GradientLog, Progress, RunCheckpoint, RunRecord
 from training.devices import processes
 from training.experiment import Experiment
-from training.learner_callbacks import GradientLog, LastGoodCheckpoint, RunConfig
 from training.loggers import make_loggers
 from training.run_folder import RunFolder
 
@@ -28,7 +27,7 @@ def build_trainer(
     options = experiment.options
     monitor, mode = f"val_{metric}", METRICS[metric].mode
     max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
-    callbacks: list[Callback] = [EndlessEpoch(), Progress(), RunConfig(experiment.config), LastGoodCheckpoint()]
+    callbacks: list[Callback] = [EndlessEpoch(), Progress()]
     if options.track_grad_norm is not None or options.log_gradient_histograms:
         callbacks.append(GradientLog(options.track_grad_norm, options.log_gradient_histograms))
     if folder is not None:
@@ -40,7 +39,7 @@ def build_trainer(
         callbacks.append(
             RunCheckpoint(filename="last", enable_version_counter=False, every_n_train_steps=every, **place)
         )
-        callbacks.append(Cost(folder))
+        callbacks.append(RunRecord(folder, experiment.config))
     if options.stop_early and options.limit_val_batches != 0:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False))
     limits: dict[str, Any] = {
