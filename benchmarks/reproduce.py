@@ -53,6 +53,11 @@ class Training:
         return path if path and path.is_file() else None
 
     @property
+    def best_checkpoint(self) -> Path | None:
+        """The best one by validation, once there is one."""
+        return self.run and next(self.run.glob("checkpoints/best-*.ckpt"), None)
+
+    @property
     def is_trained(self) -> bool:
         """Whether its run has ended, its own test included."""
         return self.run is not None and (self.run / "test_metrics.json").is_file()
@@ -88,10 +93,9 @@ class Training:
 
     def best_validation(self) -> str | None:
         """The best validation result so far, of the part of the run that goes on."""
-        best = next(iter((self.folder).glob("logs/*/version_0/checkpoints/best-*.ckpt")), None)
-        if best is None:
+        if self.best_checkpoint is None:
             return None
-        callbacks = torch.load(best, map_location="cpu", weights_only=True)["callbacks"].values()
+        callbacks = torch.load(self.best_checkpoint, map_location="cpu", weights_only=True)["callbacks"].values()
         scores = [float(c["best_model_score"]) for c in callbacks if c.get("best_model_score") is not None]
         return f"{scores[0]:.4f}" if scores else None
 
@@ -132,7 +136,8 @@ class Training:
         Raises:
             CalledProcessError: today's code cannot test the weights.
         """
-        assert self.run is not None
+        checkpoint = self.best_checkpoint
+        assert self.run is not None and checkpoint is not None
         target = self.target
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
@@ -140,10 +145,9 @@ class Training:
         data_flag = [f"--data_dir={data.resolve()}"] if "data_dir" in config else []
         config = {key: value for key, value in config.items() if key not in ("log_dir", "data_dir", "resume")}
         (target / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        checkpoint = next(self.run.glob("checkpoints/best-*.ckpt"))
-        data, lit_model = parse([f"--config={target / 'config.yaml'}"], "reproduce").modules()
+        data_module, lit_model = parse([f"--config={target / 'config.yaml'}"], "reproduce").modules()
         lit_model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
-        lit_model.remember_data(data)
+        lit_model.remember_data(data_module)
         save_weights(lit_model, target)
         last = self.parts()[-1]
         facts = {

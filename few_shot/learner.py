@@ -127,10 +127,7 @@ class Learner:
         with _no_advice():
             if trainer is None:
                 trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
-            if isinstance(data, pl.LightningDataModule):
-                trainer.fit(self.lit_model, datamodule=data)
-            else:
-                trainer.fit(self.lit_model, train_dataloaders=_Batches(data))
+            trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
         self.lit_model.eval()
         return self
 
@@ -149,10 +146,7 @@ class Learner:
         lit_model.test_inner_loop_steps = its_own if steps is None else at_least(0, steps, "steps")
         try:
             with _no_advice():
-                if isinstance(data, pl.LightningDataModule):
-                    _trainer().test(lit_model, datamodule=data, verbose=False)
-                else:
-                    _trainer().test(lit_model, dataloaders=_Batches(data), verbose=False)
+                _trainer().test(lit_model, **_as_argument(data, "dataloaders"), verbose=False)
         finally:
             lit_model.test_inner_loop_steps = its_own
         results, metric = lit_model.results, lit_model.metric_of_results
@@ -408,6 +402,11 @@ class _Batches:
 
     def __iter__(self) -> Iterator:
         return iter(self.batches)
+
+
+def _as_argument(data: pl.LightningDataModule | Iterable, name: str) -> dict[str, Any]:
+    """The data as a Trainer's argument: a data module as such, anything else as loaders, which it calls ``name``."""
+    return {"datamodule": data} if isinstance(data, pl.LightningDataModule) else {name: _Batches(data)}
 
 
 def _trainer(**arguments: Any) -> pl.Trainer:
