@@ -25,8 +25,8 @@ class LitMAML(LitMetaLearner):
         inner_lr: learning rate of the inner loop, α.
         inner_loop_steps: inner steps in training, 1 or more.
         first_order: whether inner gradients count as constants in the outer gradient (FOMAML).
-        adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too; off, as in MAML's code, the
-            outer loop alone trains them.
+        adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too. Off, only the outer loop
+            trains them, as in MAML's code.
         inner_optimizer: the rule of an inner step; momentum is 0.9, and adam is made safe to differentiate through.
         fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
             model, or off, is vectorised by vmap, to the same result.

@@ -18,7 +18,7 @@ def make_norm(kind: Norm, channels: int) -> nn.Module:
     """A normalisation layer for ``[n, channels, H, W]``.
 
     ``batch`` always uses the statistics of the batch in front of it, as MAML does: it keeps no running ones.
-    ``batch_shift`` is the batch norm of MAML's code: ε is 1e-3, the shift is learned, the scale stays 1.
+    ``batch_shift`` is the batch norm of MAML's code. Its ε is 1e-3, its shift is learned, its scale stays 1.
     ``group`` (Wu & He 2018) has 8 groups, or as many as divide the channels.
     """
     if kind == "batch":
