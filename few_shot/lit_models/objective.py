@@ -47,6 +47,8 @@ def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tenso
     """Find a loss and try it on a few predictions: for class labels, for numbers, or for either if that is open."""
     module, _, attribute = name.rpartition(".")
     try:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ImportError(f"{name} is no name")
         function = getattr(importlib.import_module(module) if module else F, attribute, None)
     except ImportError:
         function = None
