@@ -124,10 +124,10 @@ def _read_weights(path: str | Path) -> dict[str, Any]:
 
 def _are_facts(facts: Any) -> bool:
     """Whether it says how to build a learner, as :func:`describe` does."""
-    if not isinstance(facts, dict) or not _is_plain(facts):
+    if not isinstance(facts, dict) or not _is_plain(facts) or not {"learner", "model", "data"} <= facts.keys():
         return False
-    model, data = facts.get("model"), facts.get("data")
-    return _is_record(facts.get("learner")) and (model is None or _is_record(model)) and _is_of_data(data)
+    model = facts["model"]
+    return _is_record(facts["learner"]) and (model is None or _is_record(model)) and _is_of_data(facts["data"])
 
 
 def _is_record(record: Any) -> bool:

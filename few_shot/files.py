@@ -42,7 +42,10 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     Raises:
         OSError: it cannot be opened, or is no file; its ``strerror`` says so in words.
     """
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"it is no path: {error}", shortened(path)) from error
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # of a folder, open() says it well
         raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", os.fspath(path))
     return open(path, "rb")

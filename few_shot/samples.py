@@ -93,7 +93,13 @@ def encode(y: Any, of_classes: bool | None) -> tuple[NDArray | None, Tensor]:
     Raises:
         BadInput: they are neither.
     """
-    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    try:
+        y = y.detach().cpu() if isinstance(y, Tensor) else y
+        values = np.asarray(y.double() if isinstance(y, Tensor) and y.is_floating_point() else y)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"The labels y are no list of labels ({error}): give one for each input, [n].") from error
+    if values.ndim == 0:
+        raise BadInput(f"There is one label y, {values}, and no list of them: give one for each input, [n].")
     if of_classes is None:
         of_classes = not np.issubdtype(values.dtype, np.floating)
     if not of_classes:
@@ -104,5 +110,8 @@ def encode(y: Any, of_classes: bool | None) -> tuple[NDArray | None, Tensor]:
         return None, targets if targets.dim() > 1 else targets[:, None]
     if values.ndim != 1:
         raise BadInput(f"The labels y have the shape {values.shape}: give one label for each input, [n].")
-    classes, numbers = np.unique(values, return_inverse=True)
+    try:
+        classes, numbers = np.unique(values, return_inverse=True)
+    except TypeError as error:
+        raise BadInput(f"The labels y cannot be sorted ({error}): give labels of one kind.") from error
     return classes, torch.from_numpy(numbers.astype(np.int64))

@@ -143,7 +143,7 @@ def _plainly(message: str) -> str:
 
 def fail(program: str, message: str) -> NoReturn:
     """Print one sentence and exit with status 2."""
-    say(f"{program}: error: {message}")
+    say(f"{program}: error: {message}".replace("\n", "\\n"))  # a line break in the name of a file
     sys.exit(2)
 
 
@@ -386,6 +386,10 @@ def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
         return vars(parser.parse_known_args(list(argv))[0])
     except SystemExit:
         raise BadInput("a flag is missing its value.") from None
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    return read_settings(given_path(path, "config"), f"--config={path}")
 
 
 def _refuse_strangers(name: str, settings: dict[str, Any], named: dict[str, Any]) -> None:

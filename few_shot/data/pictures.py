@@ -264,7 +264,7 @@ def _name_of(picture: Any, number: int | None, total: int) -> str:
 
 def _read(picture: Any, name: str, how: Preprocessing) -> NDArray[np.uint8]:
     if isinstance(picture, str | os.PathLike):
-        if Path(picture).is_dir():
+        if os.path.isdir(picture):
             raise BadInput(f"{name} is a folder, not a picture: give the files in it.")
         return read_file(Path(picture), how)
     if isinstance(picture, torch.Tensor):
