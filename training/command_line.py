@@ -423,15 +423,15 @@ def _within_reach(values: dict[str, Any]) -> dict[str, Any]:
 def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
     """The data set's protocol, overlaid with the algorithm's rows; each for all ways and shots, and for the chosen."""
     folder = CONFIGS / str(chosen["data_class"]).rpartition(".")[2]
-    if not (folder / "protocol.yaml").is_file():
+    rows = {path.stem: path for path in folder.glob("*.yaml")}  # no name that a user gives becomes a path
+    if "protocol" not in rows:
         return {}
-    protocol = read_settings(folder / "protocol.yaml", str(folder / "protocol.yaml"))
+    protocol = read_settings(rows["protocol"], str(rows["protocol"]))
     ways, shots = ({**protocol, **chosen}.get(k) for k in ("episode_classes", "support_samples"))
     algorithm = str(chosen.get("lit_model_class", "LitMAML")).rpartition(".")[2]
     task = f"{ways}way_{shots}shot"
     for name in (task, algorithm, f"{algorithm}_{task}"):
-        row = folder / f"{name}.yaml"
-        protocol = protocol | (read_settings(row, str(row)) if row.is_file() else {})
+        protocol = protocol | (read_settings(rows[name], str(rows[name])) if name in rows else {})
     return protocol
 
 
