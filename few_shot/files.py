@@ -23,7 +23,7 @@ def given_path(path: str | os.PathLike, argument: str) -> Path:
         found = Path(text).expanduser()
         os.lstat(found)
     except (TypeError, ValueError, RuntimeError) as error:  # a NUL, half a character, or the home of nobody
-        raise BadInput(f"{argument}={shortened(path)} is no path ({error}).") from error
+        raise BadInput(f"{argument}={shortened(path)} is no path ({str(error).rstrip('.')}).") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise BadInput(f"{argument}={shortened(path)} is no path (it is too long).") from error

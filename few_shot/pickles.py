@@ -21,15 +21,19 @@ _MARK = -1  # where a depth would stand
 
 
 class Operation(NamedTuple):
-    """A step of a pickle, with its operand: ``size`` bytes from ``start`` on, counted from the file's beginning."""
+    """A step of a pickle, with its operand: ``size`` bytes from ``start`` on, counted from the file's beginning.
+
+    ``head`` is the operand's first 16 bytes, which hold any number.
+    """
 
     code: pickletools.OpcodeInfo
     start: int
     size: int
+    head: bytes
 
 
 def operations(file: BinaryIO, end: int) -> Iterator[Operation]:
-    """A pickle's operations, from where the file stands to the last; their operands are passed over, not read.
+    """A pickle's operations, from where the file stands to the last; long operands are passed over, not read.
 
     Args:
         file: a file that can be read from any place.
@@ -45,26 +49,34 @@ def operations(file: BinaryIO, end: int) -> Iterator[Operation]:
             raise ValueError(f"no pickle has what is at byte {at}")
         at += 1
         kind = 0 if code.arg is None else code.arg.n
-        if kind in _WIDTHS:
-            size = int.from_bytes(file.read(_WIDTHS[kind]), "little")
-            at += _WIDTHS[kind]
-        elif kind == pickletools.UP_TO_NEWLINE:
-            size = 0
-            for _ in range(2 if code.arg is not None and code.arg.name.endswith("_pair") else 1):
-                while not (piece := file.readline(1 << 16)).endswith(b"\n"):
-                    if not piece:
-                        raise ValueError("it is cut off")
-                    size += len(piece)
-                size += len(piece)
+        if kind == pickletools.UP_TO_NEWLINE:
+            size, head = _lines(file, 2 if code.name in ("GLOBAL", "INST") else 1)
         else:
             size = kind
+            if kind in _WIDTHS:
+                size = int.from_bytes(file.read(_WIDTHS[kind]), "little")
+                at += _WIDTHS[kind]
+            head = file.read(min(size, 16)) if size else b""
+            if size > 16:
+                file.seek(at + size)
         if at + size > end:
             raise ValueError("it is cut off")
-        yield Operation(code, at, size)
+        yield Operation(code, at, size, head)
         at += size
-        file.seek(at)
         if code.name == "STOP":
             return
+
+
+def _lines(file: BinaryIO, number: int) -> tuple[int, bytes]:
+    """Pass over so many lines: how many bytes they have, and the first 16 of them."""
+    size, head = 0, b""
+    while number:
+        piece = file.readline(1 << 16)
+        if not piece:
+            raise ValueError("it is cut off")
+        size, head = size + len(piece), head or piece[:16]
+        number -= piece.endswith(b"\n")
+    return size, head
 
 
 def check(file: BinaryIO) -> None:
@@ -86,24 +98,24 @@ def check(file: BinaryIO) -> None:
                 raise ValueError(f"it holds more than {PICKLE_OBJECTS} objects")
             if operation.start + operation.size - begin > PICKLE_BYTES:
                 raise ValueError(f"it has more than {in_words(PICKLE_BYTES)}, which is the most")
-            _apply(operation, file, i, depths, named)
+            _apply(operation, i, depths, named)
     except (IndexError, KeyError) as error:
         raise ValueError("it takes an object that is not there") from error
 
 
-def _apply(operation: Operation, file: BinaryIO, i: int, depths: list[int], named: dict[int, int]) -> None:
+def _apply(operation: Operation, i: int, depths: list[int], named: dict[int, int]) -> None:
     """Do to the depths what the loader does to the objects."""
     code, name = operation.code, operation.code.name
     if name in _PUT:
-        number = len(named) if name == "MEMOIZE" else _number(operation, file)
+        number = len(named) if name == "MEMOIZE" else _number(operation)
         if number > i:
             raise ValueError(f"it gives an object the number {number}, and has fewer objects")
         named[number] = depths[-1]
     elif name in _GET:
-        depths.append(named[_number(operation, file)])
+        depths.append(named[_number(operation)])
     elif name == "DUP":
         depths.append(depths[-1])
-    elif name == "FRAME" and _number(operation, file) > PICKLE_BYTES:
+    elif name == "FRAME" and _number(operation) > PICKLE_BYTES:
         raise ValueError(f"it has more than {in_words(PICKLE_BYTES)}, which is the most")
     else:
         taken = _take(code, depths)
@@ -126,7 +138,6 @@ def _take(code: pickletools.OpcodeInfo, depths: list[int]) -> list[int]:
     return taken[::-1]
 
 
-def _number(operation: Operation, file: BinaryIO) -> int:
-    file.seek(operation.start)
-    operand = file.read(operation.size)
-    return int(operand) if operation.code.name in ("PUT", "GET") else int.from_bytes(operand, "little")
+def _number(operation: Operation) -> int:
+    as_text = operation.code.name in ("PUT", "GET")
+    return int(operation.head) if as_text else int.from_bytes(operation.head, "little")

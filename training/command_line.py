@@ -157,6 +157,10 @@ def clear_errors() -> Iterator[None]:
     except TrainingDiverged as error:
         say(" ".join([str(error), *getattr(error, "__notes__", [])]))
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        fail(_program(), "the memory does not suffice for what the flags ask for: is one of their numbers too large?")
 
 
 def _program() -> str:

@@ -257,7 +257,7 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
     Raises:
         BadInput: the file is not there, or is no checkpoint of this project.
     """
-    path = given_path(path, flag)
+    path = given_path(path, f"--{flag}")
     if not path.exists():
         raise BadInput(f"--{flag}={path} does not exist.")
     try:

@@ -197,12 +197,9 @@ def find_pngs(part: Part) -> tuple[NDArray[np.int64], bool]:
         ):
             file.seek(part.start)
             for operation in operations(file, part.start + part.size):
-                if operation.code.arg is None or operation.size < 8:
-                    continue
-                file.seek(operation.start)
-                if (head := file.read(5)).startswith((b"\x89PNG", b"\xc2\x89PNG")):
+                if operation.head.startswith((b"\x89PNG", b"\xc2\x89PNG")):
                     found.extend((operation.start, operation.size))
-                    kinds.add(head.startswith(b"\xc2"))  # in UTF-8
+                    kinds.add(operation.head.startswith(b"\xc2"))  # in UTF-8
                     bar.update(operation.start - part.start - bar.n)
     except (ValueError, OSError) as error:
         raise BadInput(f"{part.name} is no whole pickle ({error}): replace it, or remove it.") from error

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from few_shot.adaptation import TaskLoss, task_loss
 from few_shot.errors import BadInput
+from few_shot.files import shortened
 from few_shot.metrics import METRICS, Metric, metric_by_name
 
 _CROSS_ENTROPY, _SQUARED_ERROR = task_loss(F.cross_entropy), task_loss(F.mse_loss)
@@ -54,7 +55,7 @@ def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tenso
         function = None
     if not callable(function):
         raise BadInput(
-            f"loss={name} is neither a function of torch.nn.functional nor one that can be imported, "
+            f"loss={shortened(name)} is neither a function of torch.nn.functional nor one that can be imported, "
             "such as mypackage.losses.my_loss."
         )
     kinds = {True: "class labels", False: "numbers"}
