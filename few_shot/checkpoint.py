@@ -137,8 +137,10 @@ def _is_record(record: Any) -> bool:
 
 
 def _is_of_data(data: Any) -> bool:
-    classes = data.get("classes", {}) if isinstance(data, dict) else {}
-    if not isinstance(data, dict | None) or not isinstance(classes, dict):
+    if not isinstance(data, dict):
+        return data is None
+    classes, shape = data.get("classes", {}), data.get("input_shape", ())
+    if not isinstance(classes, dict) or not isinstance(shape, list | tuple):
         return False
     return all(isinstance(names, list | tuple) and all(isinstance(n, str) for n in names) for names in classes.values())
 

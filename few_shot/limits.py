@@ -16,7 +16,7 @@ PICKLE_BYTES = 4 << 30
 PICKLE_OBJECTS, PICKLE_DEPTH = 10_000_000, 100
 #: Bytes of a list of files, as text: a table, or a store's manifest.
 LIST_BYTES = 100 << 20
-#: Bytes of a file of flags, which PyYAML reads at 100 kB a second.
+#: Bytes of a file of flags: what PyYAML reads in a second.
 CONFIG_BYTES = 100 << 10
 #: Folders in one another.
 FOLDERS = 100

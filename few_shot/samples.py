@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from few_shot.data.pictures import Preprocessing, preprocessing, read_pictures
+from few_shot.data.pictures import Preprocessing, check_preprocessing, preprocessing, read_pictures
 from few_shot.errors import BadInput
+from few_shot.files import shortened
+from few_shot.limits import COUNT
 
 
 class Inputs:
@@ -20,13 +22,18 @@ class Inputs:
     Args:
         shape: of one input, such as ``(3, 84, 84)``; None if it is not known.
         how: how pictures were prepared for the training; None if nothing is known of it.
+
+    Raises:
+        BadInput: the checkpoint that they come from is damaged.
     """
 
     def __init__(self, shape: Sequence[int] | None, how: Preprocessing | None) -> None:
         self.shape = None if shape is None else tuple(shape)
+        if self.shape is not None and not all(type(n) is int and 0 < n <= COUNT for n in self.shape):
+            raise BadInput(f"Inputs cannot have the shape {shortened(shape)}: what the checkpoint says is damaged.")
         if how is None and self.shape is not None and len(self.shape) == 3:
             how = preprocessing(self.shape, crop="center")
-        self.how = how
+        self.how = None if how is None else check_preprocessing(how)
 
     def tensor(self, x: Any, like: Tensor) -> Tensor:
         """Inputs ``[n, ...]`` of the number type and on the device of ``like``.

@@ -25,7 +25,7 @@ from few_shot.errors import BadInput
 from few_shot.models import Conv4, SinusoidMLP
 from few_shot.models.pretrained import read_weights
 from few_shot.pickles import check
-from few_shot.samples import encode
+from few_shot.samples import Inputs, encode
 
 HOW = preprocessing((3, 8, 8), crop="center")
 
@@ -426,6 +426,17 @@ def test_weights_of_the_old_format_are_still_read(tmp_path):
     state = Conv4((3, 16, 16), 5, width=2).state_dict()
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert all(torch.equal(state[name], value) for name, value in read_weights(str(tmp_path / "old.pth")).items())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image_size": 10**9}, {"image_size": "x"}, {"channels": 7}, {"resample": "x"}, {"scale": 0}, {"binary_from": -1}],
+)
+def test_what_a_checkpoint_says_of_pictures_is_checked(change):
+    with pytest.raises(BadInput, match="what the checkpoint says of them is damaged"):
+        Inputs((3, 8, 8), HOW | change)
+    with pytest.raises(BadInput, match="what the checkpoint says is damaged"):
+        Inputs((3, "8"), None)
 
 
 # Arguments.

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
 MAY_IMPORT["plots"] = {"errors"}
-MAY_IMPORT["samples"] = {"data", "errors", "limits"}
+MAY_IMPORT["samples"] = {"data", "errors", "files", "limits"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
 MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}
 #: Parts that know no Lightning.

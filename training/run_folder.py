@@ -273,6 +273,18 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
     return checkpoint
 
 
+def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse to go on from a checkpoint that holds weights, but not the state of a training.
+
+    Raises:
+        BadInput: it is one.
+    """
+    state: dict[str, type] = {"global_step": int, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
+    state |= {"callbacks": dict, "pytorch-lightning_version": str}
+    if lacking := [key for key, kind in state.items() if not isinstance(checkpoint.get(key), kind)]:
+        raise BadInput(f"--resume={path} cannot be continued: it does not hold the state of a training ({lacking[0]}).")
+
+
 def data_record(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of the data that it was trained on; nothing where it is older, or a published result's."""
     return checkpoint.get("few_shot", {}).get("data") or {}

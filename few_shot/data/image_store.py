@@ -173,7 +173,9 @@ def read_manifest(folder: Path) -> dict:
 
 def _is_listed(split: Any) -> bool:
     """Whether a manifest's entry of a split has a name and a number of images for each class."""
-    names, sizes = (split.get(k) if isinstance(split, dict) else None for k in ("class_names", "class_sizes"))
+    if not isinstance(split, dict):
+        return False
+    names, sizes = split.get("class_names"), split.get("class_sizes")
     return (
         isinstance(names, list)
         and isinstance(sizes, list)

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
 from few_shot.errors import BadInput
-from few_shot.files import read_bytes
+from few_shot.files import read_bytes, shortened
 from few_shot.limits import JPEG_PIXELS, PICTURE_BYTES, PIXELS, SIDE
 
 Crop = Literal["center", "none"]
@@ -78,6 +78,28 @@ def preprocessing(
         invert=invert,
         scale=255,
     )
+
+
+def check_preprocessing(how: Any) -> Preprocessing:
+    """The same, if it is a preprocessing; a checkpoint may say anything.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        height, width = _size(how)
+        through = how["binary_from"] or 1
+        numbers = (height, width, through, how["scale"])
+        whole = all(type(n) is int and 0 < n <= SIDE for n in numbers) and max(height * width, through**2) <= PIXELS
+        whole = (
+            whole and how["channels"] in (1, 3) and how["crop"] in ("center", "none") and type(how["invert"]) is bool
+        )
+        Image.Resampling[how["resample"].upper()]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise BadInput(f"Pictures cannot be prepared as {shortened(how)}: what the checkpoint says of them is damaged.")
+    return how
 
 
 def read_pictures(pictures: Any, how: Preprocessing) -> NDArray[np.uint8]:

@@ -40,7 +40,7 @@ class _Array(np.ndarray):
         else:
             content = _bytes(content)
             np.frombuffer(content, kind.dtype).reshape(shape)
-        super().__setstate__((1, shape, kind.dtype, bool(fortran), content))
+        super().__setstate__((1, shape, kind.dtype, bool(fortran), content))  # type: ignore[arg-type]
 
 
 _Array.__name__ = "array"  # what NumPy prints

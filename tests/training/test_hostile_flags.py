@@ -137,6 +137,12 @@ def test_a_checkpoint_whose_settings_are_damaged_or_name_what_is_not_ours(conten
     assert "this" not in sys.modules
 
 
+def test_a_checkpoint_without_the_state_of_a_training_cannot_be_continued(content, tmp_path, capsys):
+    torch.save(content, tmp_path / "x.ckpt")
+    said = refusal(capsys, run_experiment.main, f"--resume={tmp_path / 'x.ckpt'}")
+    assert "does not hold the state of a training (optimizer_states)" in said
+
+
 def test_what_the_user_names_too_is_taken_and_ours_needs_no_naming(content, tmp_path):
     path = tmp_path / "x.ckpt"
     torch.save(content | {"config": content["config"] | {"loss": "test_hostile_flags.own_loss"}}, path)
