@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from few_shot.arguments import RemembersArguments, weights_follow
 from few_shot.errors import BadInput
+from few_shot.files import given_path, open_file
+from few_shot.weight_files import are_weights, read_torch, reason
 
 PACKAGE = "few_shot."
 #: The file of a published result's weights.
@@ -73,6 +75,15 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
+def is_ours(name: str) -> bool:
+    """Whether a class or function that a file names is of this package, or of torch.nn.functional.
+
+    Others are not imported on a file's word. To import a module is to run it.
+    """
+    module = name.rpartition(".")[0]
+    return module in ("", "torch.nn.functional") or f"{module}.".startswith(PACKAGE)
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint that says how to build its learner.
 
@@ -86,30 +97,52 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def read_any(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, whoever wrote it.
+    """A checkpoint's content, whoever wrote it. What it says of its learner is whole, if it says anything.
 
     Raises:
         BadInput: the file is not there, or is no checkpoint.
     """
     try:
-        content = _read_weights(path) if Path(path).suffix == ".safetensors" else _read_pickle(path)
+        content = _read_weights(path) if Path(path).suffix == ".safetensors" else read_torch(path)
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist.") from None
     except Exception as error:
-        raise BadInput(f"{path} is no checkpoint ({type(error).__name__}).") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+        raise BadInput(f"{path} is no checkpoint ({reason(error)}).") from error
+    if not isinstance(content, dict) or not are_weights(content.get("state_dict")):
         raise BadInput(f"{path} is no checkpoint: it holds no weights by their names.")
+    if "few_shot" in content and not _are_facts(content["few_shot"]):
+        raise BadInput(f"{path} is damaged: it does not say how to build its learner.")
     return content
 
 
-def _read_pickle(path: str | Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _read_weights(path: str | Path) -> dict[str, Any]:
+    open_file(path).close()  # refuses what is no file
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return {"state_dict": weights, "few_shot": json.loads(file.metadata()["few_shot"])}
+
+
+def _are_facts(facts: Any) -> bool:
+    """Whether it says how to build a learner, as :func:`describe` does."""
+    if not isinstance(facts, dict) or not _is_plain(facts) or not {"learner", "model", "data"} <= facts.keys():
+        return False
+    model = facts["model"]
+    return _is_record(facts["learner"]) and (model is None or _is_record(model)) and _is_of_data(facts["data"])
+
+
+def _is_record(record: Any) -> bool:
+    of_class = isinstance(record, dict) and isinstance(record.get("class"), str)
+    arguments = record.get("arguments") if of_class else None
+    return isinstance(arguments, dict) and all(isinstance(name, str) for name in arguments)
+
+
+def _is_of_data(data: Any) -> bool:
+    if not isinstance(data, dict):
+        return data is None
+    classes, shape = data.get("classes", {}), data.get("input_shape", ())
+    if not isinstance(classes, dict) or not isinstance(shape, list | tuple):
+        return False
+    return all(isinstance(names, list | tuple) and all(isinstance(n, str) for n in names) for names in classes.values())
 
 
 def save_weights(learner: Any, folder: Path) -> None:
@@ -142,7 +175,7 @@ def find_checkpoint(path: str | Path) -> Path:
     Raises:
         BadInput: the folder holds none.
     """
-    path = Path(path).expanduser()
+    path = given_path(path, "checkpoint")
     if not path.is_dir():
         return path
     if (path / WEIGHTS).is_file():
@@ -151,8 +184,8 @@ def find_checkpoint(path: str | Path) -> Path:
     if not (found := sorted(folder.glob("best-*.ckpt")) + sorted(folder.glob("last.ckpt"))):
         raise BadInput(f"{path} is a folder without checkpoints.")
     if len(found) > 2 and found[-1].name == "last.ckpt":  # a run that kept several: the last says which is the best
-        states = read(found[-1]).get("callbacks", {}).values()
-        best = {Path(state.get("best_model_path") or "").name for state in states if state.get("monitor")}
+        states = callback_states(read(found[-1]))
+        best = {Path(str(state.get("best_model_path") or "")).name for state in states if state.get("monitor")}
         return next((file for file in found if file.name in best), found[0])
     return found[0]
 
@@ -170,24 +203,21 @@ def load_learner(path: str | Path, cls: type, model: nn.Module | None, changes: 
         BadInput: the file is no checkpoint of this package, holds another class, or does not fit the model.
     """
     content = read(path)
-    facts = content["few_shot"]
-    model = _build_model(path, facts["model"]) if model is None else model
+    facts, weights = content["few_shot"], content["state_dict"]
     name, arguments = facts["learner"]["class"], facts["learner"]["arguments"] | dict(changes)
+    model = _build_model(path, facts["model"], weights) if model is None else model
     kind: Any = cls if name == _dotted(cls) else _own_class(path, name)
     if not issubclass(kind, cls):
         raise BadInput(f"{path} holds a {kind.__name__}, which is no {cls.__name__}.")
-    if "." in (arguments.get("loss") or "") and "loss" not in changes:
+    if "loss" not in changes and not is_ours(str(arguments.get("loss") or "")):
         raise BadInput(
             f"{path} was trained with loss={arguments['loss']}, which is not imported from a checkpoint's word: "
             f"give loss='{arguments['loss']}' too."
         )
-    weights = content["state_dict"]
+    learner = _built(path, kind, {"model": model, **arguments})
     try:
-        learner = kind(model, **arguments)
         learner.to(next((w.dtype for w in weights.values() if w.is_floating_point()), torch.float32))
         learner.load_state_dict(weights)
-    except TypeError as error:
-        raise BadInput(f"{path} does not fit {kind.__name__}'s constructor: {error}.") from error
     except RuntimeError as error:
         difference = " ".join(str(error).split()[:60])
         raise BadInput(f"{path} holds the weights of another model than the one given: {difference} …") from error
@@ -195,7 +225,13 @@ def load_learner(path: str | Path, cls: type, model: nn.Module | None, changes: 
     return learner.eval()
 
 
-def _build_model(path: str | Path, record: Mapping[str, Any] | None) -> nn.Module:
+def callback_states(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a checkpoint of a Trainer holds of its callbacks; nothing where it is of no Trainer."""
+    states = content.get("callbacks")
+    return [state for state in states.values() if isinstance(state, dict)] if isinstance(states, dict) else []
+
+
+def _build_model(path: str | Path, record: Mapping[str, Any] | None, weights: Mapping[str, Any]) -> nn.Module:
     if record is None or not record["class"].startswith(PACKAGE):
         what = "a model of your own" if record is None else f"a {record['class']}"
         raise BadInput(f"{path} holds the weights of {what}: give model= to load them into.")
@@ -203,7 +239,27 @@ def _build_model(path: str | Path, record: Mapping[str, Any] | None) -> nn.Modul
     if not issubclass(kind, nn.Module):
         raise BadInput(f"{path} names {record['class']} as its model, and that is none.")
     with weights_follow():
-        return kind(**record["arguments"])
+        with torch.device("meta"):  # which takes no memory
+            needed = sum(w.numel() for w in _built(path, kind, record["arguments"]).state_dict().values())
+        held = sum(w.numel() for w in weights.values() if isinstance(w, Tensor))
+        if needed > 2 * held:  # weights that several names share are there once
+            raise BadInput(f"{path} holds {held} numbers, and the {kind.__name__} that it names has {needed}.")
+        return _built(path, kind, record["arguments"])
+
+
+def _built(path: str | Path, kind: Any, arguments: Mapping[str, Any]) -> Any:
+    """What a checkpoint describes.
+
+    Raises:
+        BadInput: the arguments are none of the class's; a constructor may raise anything at them.
+    """
+    try:
+        return kind(**arguments)
+    except BadInput:
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BadInput(f"{path} does not fit {kind.__name__}'s constructor: {words}.") from error
 
 
 def _own_class(path: str | Path, name: str) -> type:

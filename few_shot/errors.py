@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from few_shot.limits import COUNT
+
 
 class BadInput(ValueError):
     """What the user gave cannot be used.
@@ -29,9 +31,11 @@ class TrainingDiverged(RuntimeError):
 
 
 def at_least(least: int, value: int, name: str) -> int:
-    """Return ``value``, or raise BadInput with the argument's name."""
+    """Return ``value``, or raise BadInput with the argument's name; also if it is larger than any number must be."""
     if value < least:
         raise BadInput(f"{name}={value} is too small: it must be at least {least}.")
+    if value > COUNT:
+        raise BadInput(f"{name}={value} is too large: {COUNT} is the most.")
     return value
 
 

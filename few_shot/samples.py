@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from few_shot.data.pictures import Preprocessing, preprocessing, read_pictures
+from few_shot.data.pictures import Preprocessing, check_preprocessing, preprocessing, read_pictures
 from few_shot.errors import BadInput
+from few_shot.files import shortened
+from few_shot.limits import COUNT
 
 
 class Inputs:
@@ -20,13 +22,18 @@ class Inputs:
     Args:
         shape: of one input, such as ``(3, 84, 84)``; None if it is not known.
         how: how pictures were prepared for the training; None if nothing is known of it.
+
+    Raises:
+        BadInput: the checkpoint that they come from is damaged.
     """
 
     def __init__(self, shape: Sequence[int] | None, how: Preprocessing | None) -> None:
         self.shape = None if shape is None else tuple(shape)
+        if self.shape is not None and not all(type(n) is int and 0 < n <= COUNT for n in self.shape):
+            raise BadInput(f"Inputs cannot have the shape {shortened(shape)}: what the checkpoint says is damaged.")
         if how is None and self.shape is not None and len(self.shape) == 3:
             how = preprocessing(self.shape, crop="center")
-        self.how = how
+        self.how = None if how is None else check_preprocessing(how)
 
     def tensor(self, x: Any, like: Tensor) -> Tensor:
         """Inputs ``[n, ...]`` of the number type and on the device of ``like``.
@@ -93,7 +100,13 @@ def encode(y: Any, of_classes: bool | None) -> tuple[NDArray | None, Tensor]:
     Raises:
         BadInput: they are neither.
     """
-    values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    try:
+        y = y.detach().cpu() if isinstance(y, Tensor) else y
+        values = np.asarray(y.double() if isinstance(y, Tensor) and y.is_floating_point() else y)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"The labels y are no list of labels ({error}): give one for each input, [n].") from error
+    if values.ndim == 0:
+        raise BadInput(f"There is one label y, {values}, and no list of them: give one for each input, [n].")
     if of_classes is None:
         of_classes = not np.issubdtype(values.dtype, np.floating)
     if not of_classes:
@@ -104,5 +117,8 @@ def encode(y: Any, of_classes: bool | None) -> tuple[NDArray | None, Tensor]:
         return None, targets if targets.dim() > 1 else targets[:, None]
     if values.ndim != 1:
         raise BadInput(f"The labels y have the shape {values.shape}: give one label for each input, [n].")
-    classes, numbers = np.unique(values, return_inverse=True)
+    try:
+        classes, numbers = np.unique(values, return_inverse=True)
+    except TypeError as error:
+        raise BadInput(f"The labels y cannot be sorted ({error}): give labels of one kind.") from error
     return classes, torch.from_numpy(numbers.astype(np.int64))

@@ -7,23 +7,27 @@ ROOT = Path(__file__).parents[1]
 
 #: What each part of few_shot may import of the others.
 MAY_IMPORT = {
-    "errors": set(),
+    "limits": set(),
+    "errors": {"limits"},
+    "files": {"errors", "limits"},
+    "pickles": {"limits"},
+    "weight_files": {"files", "limits", "pickles"},
     "arguments": {"errors"},
     "layer_errors": {"errors"},
-    "checkpoint": {"arguments", "errors"},
+    "checkpoint": {"arguments", "errors", "files", "weight_files"},
     "metrics": {"errors"},
     "episodes": set(),
     "inner_optimizers": set(),
     "evaluation": {"metrics"},
     "adaptation": {"inner_optimizers", "layer_errors", "private_parts"},
-    "models": {"arguments", "errors", "private_parts"},
+    "models": {"arguments", "errors", "files", "private_parts", "weight_files"},
     "private_parts": set(),
     "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes", "private_parts"},
-    "data": {"episodes", "errors", "metrics"},
+    "data": {"episodes", "errors", "files", "limits", "metrics", "pickles"},
 }
 MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
 MAY_IMPORT["plots"] = {"errors"}
-MAY_IMPORT["samples"] = {"data", "errors"}
+MAY_IMPORT["samples"] = {"data", "errors", "files", "limits"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
 MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}
 #: Parts that know no Lightning.

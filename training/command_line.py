@@ -34,10 +34,13 @@ from torch import nn
 import few_shot.data
 import few_shot.lit_models
 import few_shot.models
-from few_shot.errors import BadInput, TrainingDiverged
+from few_shot.checkpoint import is_ours
+from few_shot.errors import BadInput, TrainingDiverged, at_least
+from few_shot.files import given_path, shortened
 from few_shot.lit_models.base import LitMetaLearner
 from training.experiment import Experiment, RunOptions
 from training.run_folder import read_checkpoint
+from training.settings import read_settings
 from training.terminal import say
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -140,7 +143,7 @@ def _plainly(message: str) -> str:
 
 def fail(program: str, message: str) -> NoReturn:
     """Print one sentence and exit with status 2."""
-    say(f"{program}: error: {message}")
+    say(f"{program}: error: {message}".replace("\n", "\\n"))  # a line break in the name of a file
     sys.exit(2)
 
 
@@ -154,6 +157,10 @@ def clear_errors() -> Iterator[None]:
     except TrainingDiverged as error:
         say(" ".join([str(error), *getattr(error, "__notes__", [])]))
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        fail(_program(), "the memory does not suffice for what the flags ask for: is one of their numbers too large?")
 
 
 def _program() -> str:
@@ -188,10 +195,13 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = _choices(argv, settings_from)
     checkpoint, config_file = flags.pop(settings_from, None), flags.pop("config", None)
-    from_file = _read_config(config_file)
-    checkpoint = checkpoint or from_file.get(settings_from)
+    from_file = (
+        {} if config_file is None else read_settings(given_path(config_file, "config"), f"--config={config_file}")
+    )
+    checkpoint = from_file.get(settings_from) if checkpoint is None else checkpoint
     from_checkpoint = {} if checkpoint is None else read_checkpoint(checkpoint, settings_from)["config"]
     chosen = from_checkpoint | from_file | flags
+    _refuse_strangers(f"{settings_from}={checkpoint}", from_checkpoint, named=from_file | flags)
     wants_help = bool({"-h", "--help"} & set(argv))
     if wants_help and "data_class" not in chosen:
         description += " Add --data_class=NAME, and see the flags of the data set and of its usual model too."
@@ -202,7 +212,8 @@ def parse(
     classes, protocol = _choose_classes(chosen)
     if "model_class" in unused:
         unused = unused | set(_argument_names(classes["model_class"]))
-    for flag in sorted(unused & {token[2:].partition("=")[0] for token in argv if token.startswith("--")}):
+    given = {token[2:].partition("=")[0] for token in argv if token.startswith("--")}
+    for flag in sorted(unused & (given - {f for f in flags if flags[f] == from_checkpoint.get(f)})):
         raise BadInput(f"--{flag} has no use here: {_program()} takes it from the checkpoint, or does without.")
     parser = _parser(description, extra, classes)
     names = {flag: [n for n in _argument_names(cls) if n not in _left_out(flag, cls)] for flag, cls in classes.items()}
@@ -219,7 +230,7 @@ def parse(
         parser = _parser(description, extra, classes, unused)
         parsed = {k: v for k, v in parsed.items() if k in parser.flags}
     parser.set_defaults(parsed)
-    values = parser.parse_args(_with_values(argv, parser)).as_dict()
+    values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
     return Experiment(
         classes=classes,
         arguments={flag: {k: values[k] for k in names[flag]} for flag in classes},
@@ -251,7 +262,7 @@ def parse_options(argv: Sequence[str] | None, description: str, options: type) -
     _offered.update(parser.flags)
     lists = {f"--{f.name}" for f in fields(options) if get_origin(f.type) is list}
     argv = _with_lists(list(sys.argv[1:] if argv is None else argv), lists)
-    values = parser.parse_args(_with_values(argv, parser)).as_dict()
+    values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
     return options(**{f.name: values[f.name] for f in fields(options)})
 
 
@@ -371,42 +382,60 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
 def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
     """The flags that decide which others there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for flag in ("config", settings_from, *KINDS):
+    for flag in ("config", settings_from, *KINDS, "loss"):
         parser.add_argument(f"--{flag}")
     for flag in ("episode_classes", "support_samples"):
-        parser.add_argument(f"--{flag}", type=lambda text: int(text) if text.isdigit() else text)
+        parser.add_argument(f"--{flag}", type=lambda text: int(text) if re.fullmatch("[0-9]{1,9}", text) else text)
     try:
         return vars(parser.parse_known_args(list(argv))[0])
     except SystemExit:
         raise BadInput("a flag is missing its value.") from None
 
 
-def _read_config(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise BadInput(f"--config={path} cannot be read ({error.strerror}).") from error
-    except yaml.YAMLError as error:
-        raise BadInput(f"--config={path} is not valid YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"--config={path} must hold flags, one 'name: value' a line.")
-    return content
+def _read_config(path: str) -> dict[str, Any]:
+    return read_settings(given_path(path, "config"), f"--config={path}")
+
+
+def _refuse_strangers(name: str, settings: dict[str, Any], named: dict[str, Any]) -> None:
+    """Refuse a checkpoint's classes and loss that are not of few_shot, unless the user names them too.
+
+    Args:
+        name: what to call the checkpoint.
+        settings: what it says.
+        named: what the user says.
+
+    Raises:
+        BadInput: there is one.
+    """
+    for flag in (*KINDS, "loss"):
+        value = settings.get(flag)
+        if flag not in named and value is not None and not is_ours(str(value)):
+            raise BadInput(
+                f"{name} names {flag}={value}, which is not of few_shot, and a checkpoint's word is not enough to run "
+                f"it: if it is yours, add {flag}={value}."
+            )
+
+
+def _within_reach(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values, or BadInput for a whole number that nothing can have so many of."""
+    for flag, value in values.items():
+        if isinstance(value, int):
+            at_least(min(value, 0), value, flag)
+    return values
 
 
 def _protocol(chosen: dict[str, Any]) -> dict[str, Any]:
     """The data set's protocol, overlaid with the algorithm's rows; each for all ways and shots, and for the chosen."""
     folder = CONFIGS / str(chosen["data_class"]).rpartition(".")[2]
-    if not (folder / "protocol.yaml").is_file():
+    rows = {path.stem: path for path in folder.glob("*.yaml")}  # no name that a user gives becomes a path
+    if "protocol" not in rows:
         return {}
-    protocol = _read_config(str(folder / "protocol.yaml"))
+    protocol = read_settings(rows["protocol"], str(rows["protocol"]))
     ways, shots = ({**protocol, **chosen}.get(k) for k in ("episode_classes", "support_samples"))
     algorithm = str(chosen.get("lit_model_class", "LitMAML")).rpartition(".")[2]
     task = f"{ways}way_{shots}shot"
     for name in (task, algorithm, f"{algorithm}_{task}"):
-        row = folder / f"{name}.yaml"
-        protocol = protocol | (_read_config(str(row)) if row.is_file() else {})
+        protocol = protocol | (read_settings(rows[name], str(rows[name])) if name in rows else {})
     return protocol
 
 
@@ -421,9 +450,12 @@ def _names(package: Any) -> str:
 def _find(name: str, flag: str) -> type:
     """A class by its bare name in one of our packages or by its dotted path."""
     _, package, base = KINDS[flag]
-    module, _, bare = str(name).rpartition(".")
+    name = shortened(name)
+    module, _, bare = name.rpartition(".")
     sys.path.insert(0, "")  # a class of the user's own may lie where the command is run
     try:
+        if module and not all(part.isidentifier() for part in module.split(".")):
+            raise ImportError(f"{module} is no name of a module")
         found = getattr(importlib.import_module(module) if module else package, bare, None)
     except ImportError as error:
         raise BadInput(f"--{flag}={name} cannot be imported ({error}).") from error

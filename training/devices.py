@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,12 +53,13 @@ def gpus_to_use(experiment: Experiment) -> list[int]:
     there = torch.cuda.device_count()
     everything = min(there, experiment.arguments["data_class"].get("batch_size", there))
     text = options.gpus.strip()
+    wanted: Sequence[int]
     try:
         if "," in text:
             wanted = [int(part) for part in text.removesuffix(",").split(",")]
         else:
             count = int(text)
-            wanted = list(range(everything if count == -1 else count))
+            wanted = range(everything if count == -1 else count)  # not a list: it may be a number of twenty digits
             if count < -1:
                 raise ValueError
     except ValueError:
@@ -66,8 +68,9 @@ def gpus_to_use(experiment: Experiment) -> list[int]:
         ) from None
     if options.accelerator == "cpu":
         return []
-    if missing := [gpu for gpu in wanted if not 0 <= gpu < there]:
-        raise BadInput(f"--gpus={text} asks for GPU {missing[0]}, and there are {there} here, counted from 0.")
+    missing = next((gpu for gpu in wanted if not 0 <= gpu < there), None)
+    if missing is not None:
+        raise BadInput(f"--gpus={text} asks for GPU {missing}, and there are {there} here, counted from 0.")
     if options.accelerator == "gpu" and not wanted:
         raise BadInput(f"--accelerator=gpu asks for a GPU, and --gpus={text} gives none of the {there} that are here.")
-    return wanted
+    return list(wanted)

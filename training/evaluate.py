@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import load_weights
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         members = ensemble_of(checkpoint.parent, options.ensemble, mode) if options.ensemble else []
         output = None
         if experiment.extra["output_dir"] is not None:
-            output = RunFolder(experiment.extra["output_dir"])
+            output = RunFolder(given_path(experiment.extra["output_dir"], "output_dir"))
             make_folder(output.path, "output_dir")
         found = test(trainer, lit_model, data, members=members, folder=output)
         if output is None:

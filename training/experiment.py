@@ -98,8 +98,6 @@ class RunOptions:
                 f"--strategy={self.strategy} is unknown: Lightning has "
                 f"{', '.join(StrategyRegistry.available_strategies())}."
             )
-        if self.seed >= 2**32:
-            raise BadInput(f"--seed={self.seed} is too large: seeds are below 2**32.")
         for name in ("limit_val_batches", "limit_test_batches", "ensemble", "stop_early", "seed"):
             value = getattr(self, name)
             if value is not None and value < 0:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from few_shot.data.class_folders import scan, some, suffixes
 from few_shot.errors import BadInput
+from few_shot.files import given_path, shortened
+from few_shot.limits import FOLDERS
 
 
 def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -19,15 +21,15 @@ def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[s
     Raises:
         BadInput: the folder cannot be read, or has fewer than two classes.
     """
-    folder = Path(folder).expanduser()
+    folder = given_path(folder, "support")
     if not folder.is_dir():
         raise BadInput(f"support={folder} is no folder: it is to hold a folder of pictures for each class.")
     entries = scan(folder)
-    classes = [entry for entry in entries if entry.is_dir()]
+    classes = [entry for entry in entries if entry.is_folder]
     strays = [
         f"{entry.path} (a picture that lies in no class's folder)"
         for entry in entries
-        if not entry.is_dir() and Path(entry.name).suffix.lower() in suffixes()
+        if not entry.is_folder and Path(entry.name).suffix.lower() in suffixes()
     ]
     if len(classes) < 2:
         found = "one folder" if classes else "no folders"
@@ -37,8 +39,8 @@ def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[s
     files = {}
     for entry in classes:
         inside = scan(entry.path)
-        strays += [f"{deeper.path} (a folder in a class's folder)" for deeper in inside if deeper.is_dir()]
-        files[entry.name] = [Path(picture.path) for picture in inside if not picture.is_dir()]
+        strays += [f"{deeper.path} (a folder in a class's folder)" for deeper in inside if deeper.is_folder]
+        files[entry.name] = [Path(picture.path) for picture in inside if not picture.is_folder]
     return files, strays
 
 
@@ -54,7 +56,7 @@ def listed_pictures(paths: Sequence[str], leave_out: Collection[Path] = ()) -> l
     Raises:
         BadInput: one does not exist, or there are no files.
     """
-    named = [Path(path).expanduser() for text in paths for path in _matches(text)]
+    named = [Path(path) for text in paths for path in _matches(str(given_path(text, "images")))]
     found: dict[str, Path] = {}
     for path in named:
         if not path.exists():
@@ -69,16 +71,16 @@ def listed_pictures(paths: Sequence[str], leave_out: Collection[Path] = ()) -> l
 
 
 def _matches(text: str) -> list[str]:
-    if os.path.lexists(os.path.expanduser(text)):
-        return [text]
-    return sorted(glob.glob(os.path.expanduser(text))) or [text]
+    return [text] if os.path.lexists(text) else sorted(glob.glob(text)) or [text]
 
 
 def _files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterable[Path]:
     """Files before folders; a link to a folder above is not followed."""
     above |= {os.path.realpath(folder)}
+    if len(above) > FOLDERS:
+        raise BadInput(f"{shortened(folder)} lies too deep: {FOLDERS} folders in one another are the most.")
     entries = scan(folder)
-    yield from (Path(entry.path) for entry in entries if not entry.is_dir())
+    yield from (Path(entry.path) for entry in entries if not entry.is_folder)
     for entry in entries:
-        if entry.is_dir() and os.path.realpath(entry.path) not in above:
+        if entry.is_folder and os.path.realpath(entry.path) not in above:
             yield from _files_in(Path(entry.path), above)

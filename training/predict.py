@@ -20,6 +20,7 @@ from torch import Tensor
 from few_shot.data.class_folders import some
 from few_shot.data.pictures import BadPicture
 from few_shot.errors import BadInput, at_least
+from few_shot.files import given_path
 from few_shot.learner import Learner
 from training.command_line import clear_errors, parse_options
 from training.labels import Labels, as_csv, counts, write_together
@@ -51,6 +52,10 @@ class LabelOptions:
             "none of these". null labels every picture.
         steps: gradient steps that adapt the model to the labelled pictures; null is as many as in the run's test.
         skip_bad_images: whether to leave out files that are no pictures, instead of refusing them; they are named.
+        data_class: the run's data set, where it is a class of yours, as my_package.my_file.MyClass.
+        model_class: the run's model, where it is a class of yours.
+        lit_model_class: the run's algorithm, where it is a class of yours.
+        loss: the run's loss, where it is a function of yours.
     """
 
     checkpoint: str
@@ -60,6 +65,10 @@ class LabelOptions:
     threshold: float | None = None
     steps: int | None = None
     skip_bad_images: bool = False
+    data_class: str | None = None
+    model_class: str | None = None
+    lit_model_class: str | None = None
+    loss: str | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -81,7 +90,7 @@ def label(options: LabelOptions) -> Labels:
     Raises:
         BadInput: something is not there, or is no picture, or the checkpoint is not of pictures.
     """
-    table = Path(options.output).expanduser()
+    table = given_path(options.output, "output")
     page = table.with_suffix(".html")
     if page == table or table.is_dir():
         raise BadInput(f"output={options.output} must be the name of a table, such as labels.csv.")
@@ -119,7 +128,8 @@ def label(options: LabelOptions) -> Labels:
 
 
 def _load(options: LabelOptions) -> Learner:
-    learner = load_trained(options.checkpoint)
+    own = {name: getattr(options, name) for name in ("data_class", "model_class", "lit_model_class", "loss")}
+    learner = load_trained(options.checkpoint, {name: value for name, value in own.items() if value is not None})
     shape, lit_model = learner.inputs.shape, learner.lit_model
     if shape is not None and len(shape) != 3:
         raise BadInput(f"checkpoint={options.checkpoint} was trained on numbers, not on pictures.")

@@ -25,7 +25,7 @@ from training.devices import device_name
 from training.experiment import Experiment, load_weights
 from training.loggers import close, log_picture
 from training.process import set_up_process
-from training.run_folder import RunFolder, data_record, ensemble_of, read_checkpoint
+from training.run_folder import RunFolder, check_resumable, data_record, ensemble_of, read_checkpoint
 from training.terminal import print_result
 from training.testing import test
 from training.trainer import build_trainer
@@ -41,7 +41,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     """Train, test, write the record, print the result."""
     options = experiment.options
     set_up_process(options)
-    before = {} if options.resume is None else read_checkpoint(options.resume, "resume")
+    before: dict[str, Any] = {}
+    if options.resume is not None:
+        before = read_checkpoint(options.resume, "resume")
+        check_resumable(before, options.resume)
     data, lit_model = experiment.build(trained_on=data_record(before))
     if options.fast_dev_run:
         trainer = build_trainer(experiment, None, data.metric)

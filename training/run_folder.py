@@ -16,9 +16,11 @@ from typing import Any
 import torch
 import yaml
 
-from few_shot.checkpoint import WEIGHTS, find_checkpoint, read
+from few_shot.checkpoint import WEIGHTS, callback_states, find_checkpoint, read_any
 from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults, write_episodes
+from few_shot.files import given_path
+from training.settings import as_settings, read_settings
 from training.terminal import is_first_process, say
 
 #: Hands the run's number from the process that started the run to those it launches.
@@ -58,7 +60,7 @@ class RunFolder:
         Raises:
             BadInput: the folder cannot be made.
         """
-        parent = Path(log_dir) / name
+        parent = given_path(log_dir, "log_dir") / name
         if resume is not None:
             resumed = RunFolder(Path(resume).absolute().parent.parent)
             if (resumed.path / "config.yaml").is_file() and re.fullmatch(r"version_\d+", resumed.path.name):
@@ -196,7 +198,7 @@ class RunFolder:
 
     def config(self) -> dict[str, Any]:
         """Every flag's value."""
-        return yaml.safe_load((self.path / "config.yaml").read_text())
+        return read_settings(self.path / "config.yaml", str(self.path / "config.yaml"))
 
     def facts(self) -> dict[str, Any]:
         """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before."""
@@ -255,20 +257,32 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
     Raises:
         BadInput: the file is not there, or is no checkpoint of this project.
     """
+    path = given_path(path, f"--{flag}")
+    if not path.exists():
+        raise BadInput(f"--{flag}={path} does not exist.")
     try:
         file = find_checkpoint(path)
+        checkpoint = read_any(file)
         if file.name == WEIGHTS:
-            checkpoint = {"config": RunFolder(file.parent).config(), **read(file)}
-        else:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        _ = checkpoint["config"], checkpoint["state_dict"]
+            checkpoint["config"] = RunFolder(file.parent).config()
+        if "config" not in checkpoint:
+            raise BadInput(f"{file} is no checkpoint of a run: it does not say the run's flags.")
+        checkpoint["config"] = as_settings(checkpoint["config"], f"{file}, in its config,")
     except BadInput as error:
-        raise BadInput(f"--{flag}={path} cannot be read: {error}") from error
-    except FileNotFoundError:
-        raise BadInput(f"--{flag}={path} does not exist.") from None
-    except Exception as error:
-        raise BadInput(f"--{flag}={path} is no checkpoint of this project ({type(error).__name__}).") from error
+        raise BadInput(f"--{flag}={path} is no checkpoint of this project: {error}") from error
     return checkpoint
+
+
+def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuse to go on from a checkpoint that holds weights, but not the state of a training.
+
+    Raises:
+        BadInput: it is one.
+    """
+    state: dict[str, type] = {"global_step": int, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
+    state |= {"callbacks": dict, "pytorch-lightning_version": str}
+    if lacking := [key for key, kind in state.items() if not isinstance(checkpoint.get(key), kind)]:
+        raise BadInput(f"--resume={path} cannot be continued: it does not hold the state of a training ({lacking[0]}).")
 
 
 def data_record(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -302,7 +316,7 @@ def ensemble_of(folder: Path, most: int, mode: str) -> list[dict[str, Any]]:
     """
     scores: dict[str, Any] = {}
     if (folder / "last.ckpt").is_file():
-        for state in read_checkpoint(folder / "last.ckpt", "ensemble")["callbacks"].values():
+        for state in callback_states(read_checkpoint(folder / "last.ckpt", "ensemble")):
             scores |= state.get("best_k_models", {})
     paths = [path for path, _ in ranked(scores, folder, mode)[:most]]
     if not paths:

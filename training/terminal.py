@@ -39,7 +39,12 @@ def print_result(text: str) -> None:
 def say(message: str) -> None:
     """Print what the user should know on the way to stderr, from the first process only."""
     if is_first_process():
-        print(message, file=sys.stderr, flush=True)
+        print(_harmless(message), file=sys.stderr, flush=True)
+
+
+def _harmless(message: str) -> str:
+    """The message without characters that would change the terminal: names of files may have any in them."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
 
 
 def hide_warnings_of_others() -> None:

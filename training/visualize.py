@@ -17,6 +17,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
 from training.command_line import TRAINING_ONLY, clear_errors, parse
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data, lit_model = experiment.build(test_split="test")
         load_weights(lit_model, experiment.extra["checkpoint"], "checkpoint")
         figure = draw_fit(lit_model, data, experiment.extra["episode"])
-        output = Path(experiment.extra["output"])
+        output = given_path(experiment.extra["output"], "output")
         make_folder(output.parent, "output")
         figure.savefig(output, dpi=120)
         print_result(f"The picture is in {output}")

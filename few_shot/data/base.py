@@ -19,6 +19,7 @@ from few_shot.data.image_store import ImageStore
 from few_shot.data.pictures import Preprocessing, preprocessing
 from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification
 from few_shot.errors import BadInput, at_least
+from few_shot.files import given_path
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -68,9 +69,6 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.test_episodes = at_least(1, test_episodes, "test_episodes")
         self.seed = at_least(0, seed, "seed")
         self.eval_seed = at_least(0, eval_seed, "eval_seed")
-        for flag in ("seed", "eval_seed"):
-            if getattr(self, flag) >= 2**32:
-                raise BadInput(f"{flag}={getattr(self, flag)} is too large: seeds are below 2**32.")
         self.num_workers = at_least(0, num_workers, "num_workers")
         self.test_split: Split = "test"  # where trainer.test() draws its episodes
 
@@ -195,7 +193,7 @@ class ImageEpisodes(EpisodeDataModule):
         **base,
     ) -> None:
         super().__init__(**base)
-        self.data_dir = Path(data_dir).expanduser()
+        self.data_dir = given_path(data_dir, "data_dir")
         self.episode_classes = at_least(2, episode_classes, "episode_classes")
         train_ways = episode_classes if train_episode_classes is None else train_episode_classes
         self.train_episode_classes = at_least(2, train_ways, "train_episode_classes")

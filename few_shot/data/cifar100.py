@@ -14,6 +14,7 @@ from few_shot.data.download import announce, check, download
 from few_shot.data.image_store import Source
 from few_shot.data.pictures import preprocessing
 from few_shot.errors import BadInput
+from few_shot.files import open_file
 
 ARCHIVE, ARCHIVE_MD5 = "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"
 ARCHIVE_URLS = ["https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"]
@@ -71,18 +72,19 @@ def _archive(root: Path, split_classes: SplitClasses) -> Source | None:
 
 
 def _load_file(path: Path) -> Any:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return safe_pickle.load(file, path)
 
 
 def _read_archive(archive: Path) -> dict[str, Any]:
+    """What the archive holds, whose checksum is known to be right."""
     contents: dict[str, Any] = {}
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 if member.isfile() and (name := Path(member.name).name) in ("train", "test", "meta"):
                     file: Any = tar.extractfile(member)
-                    contents[name] = safe_pickle.load(file, f"{member.name} in {archive}")
+                    contents[name] = safe_pickle.load(file, f"{member.name} in {archive}", checked=True)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise BadInput(f"{archive} cannot be read ({error}): replace it, or remove it.") from error
     return contents
@@ -95,10 +97,10 @@ def _by_class(contents: dict[str, Any], source: Path) -> dict[str, NDArray[np.ui
         BadInput: the files do not hold CIFAR-100.
     """
     try:
-        names = [str(name) for name in contents["meta"]["fine_label_names"]]
+        names = safe_pickle.texts(contents["meta"]["fine_label_names"])
         parts = [contents[part] for part in ("train", "test")]
         images = np.concatenate([np.asarray(part["data"]) for part in parts])
-        labels = np.concatenate([np.asarray(part["fine_labels"], dtype=np.int64) for part in parts])
+        labels = np.concatenate([safe_pickle.whole_numbers(part["fine_labels"]) for part in parts])
         if images.dtype != np.uint8 or images.shape != (len(labels), 3072):
             raise ValueError(f"images of type {images.dtype} and shape {images.shape}")
         by_class = {name: images[labels == label].reshape(-1, *SHAPE) for label, name in enumerate(names)}
@@ -106,7 +108,7 @@ def _by_class(contents: dict[str, Any], source: Path) -> dict[str, NDArray[np.ui
             raise ValueError(f"no images of {absent[0]}")
         if len(by_class) != CLASSES:
             raise ValueError(f"{len(by_class)} classes")
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{source} does not hold CIFAR-100 ({error!r}): replace it, or remove it.") from error
     return by_class
 

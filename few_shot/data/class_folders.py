@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from few_shot.data.image_store import Source
-from few_shot.data.pictures import BadPicture, Preprocessing, decode
+from few_shot.data.pictures import BadPicture, Preprocessing, decode, formats
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
+from few_shot.files import read_bytes
+from few_shot.limits import PICTURE_BYTES
 
 # What a split's folder may be called, in any case.
 SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
@@ -36,8 +38,8 @@ class Place(NamedTuple):
 
 @cache
 def suffixes() -> frozenset[str]:
-    """The ends of file names, in lower case, that Pillow opens."""
-    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    """The ends of file names, in lower case, of pictures."""
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in formats())
 
 
 def places(data_dir: Path, names: Sequence[str]) -> list[Path]:
@@ -48,7 +50,7 @@ def places(data_dir: Path, names: Sequence[str]) -> list[Path]:
     """
     if not data_dir.exists():
         return []
-    there = {entry.name.lower(): Path(entry.path) for entry in scan(data_dir) if entry.is_dir()}
+    there = {entry.name.lower(): Path(entry.path) for entry in scan(data_dir) if entry.is_folder}
     return [path for name in names if (path := there.get(name.lower()) if name else data_dir) is not None]
 
 
@@ -61,7 +63,7 @@ def split_folders(root: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for entry in scan(root) if root.is_dir() else []:
         for split, names in SPLIT_NAMES.items():
-            if entry.name.lower() in names and entry.is_dir():
+            if entry.name.lower() in names and entry.is_folder:
                 if split in found:
                     raise BadInput(f"{root} holds {found[split].name} and {entry.name}: keep one {split} folder.")
                 found[split] = Path(entry.path)
@@ -91,7 +93,7 @@ def find_class_folders(
     files: Files = {}
     stats: list[os.stat_result] = []
     for split in SPLITS:
-        classes = [entry for entry in scan(folders[split]) if entry.is_dir()]
+        classes = [entry for entry in scan(folders[split]) if entry.is_folder]
         if not classes:
             raise BadInput(f"{folders[split]} holds no class folders: the {split} split is empty.")
         files[split] = {}
@@ -160,7 +162,7 @@ class FileReader:
             BadPicture: it cannot be read, or is no picture.
         """
         try:
-            content = place.path.read_bytes()
+            content = read_bytes(place.path, PICTURE_BYTES)
         except OSError as error:
             raise BadPicture(place.path, "read", str(error.strerror)) from error
         picture = decode(content, place.path, self.how)
@@ -194,7 +196,15 @@ def some(names: Sequence[str], shown: int = 10) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
-def scan(folder: Path | str) -> list[os.DirEntry]:
+class Entry(NamedTuple):
+    """What a folder holds. A link is what it leads to; one that leads nowhere, or in a circle, is no folder."""
+
+    name: str
+    path: str
+    is_folder: bool
+
+
+def scan(folder: Path | str) -> list[Entry]:
     """What a folder holds, sorted by name, without hidden files and those that systems leave (``Thumbs.db``, …).
 
     Raises:
@@ -203,17 +213,32 @@ def scan(folder: Path | str) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             users = (e for e in entries if not e.name.startswith(".") and e.name.lower() not in _NOT_THE_USERS)
-            return sorted(users, key=lambda e: e.name)
+            return sorted(Entry(e.name, e.path, _is_folder(e)) for e in users)
     except OSError as error:
         raise BadInput(f"{folder} cannot be read as a folder ({error.strerror}).") from error
 
 
-def stat(entry: os.DirEntry) -> os.stat_result:
-    """A file's size and date; of a link that leads nowhere, its own."""
+def _is_folder(entry: os.DirEntry) -> bool:
     try:
-        return entry.stat()
+        return entry.is_dir()
+    except OSError:  # a link in a circle, or into a folder that may not be entered
+        return False
+
+
+def stat(entry: Entry) -> os.stat_result:
+    """A file's size and date; of a link that leads nowhere, its own.
+
+    Raises:
+        BadInput: the folder that it lies in may be listed, but not entered.
+    """
+    try:
+        return os.stat(entry.path)
     except OSError:
-        return entry.stat(follow_symlinks=False)
+        pass
+    try:
+        return os.lstat(entry.path)
+    except OSError as error:
+        raise BadInput(f"{entry.path} cannot be read ({error.strerror}).") from error
 
 
 def fingerprint(stats: Iterable[os.stat_result], names: Iterable[str] = ()) -> dict[str, int | str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from few_shot.data.class_folders import scan, some
+from few_shot.data.class_folders import Entry, scan, some
 from few_shot.errors import BadInput
 
 CONNECT_TIMEOUT = 10  # seconds without an answer
@@ -60,10 +60,10 @@ def not_there(data_dir: Path) -> str:
     return f"data_dir={data_dir} does not exist" + (f" (did you mean {close[0]}?)." if close else ".")
 
 
-def counted(entries: Sequence[os.DirEntry]) -> str:
+def counted(entries: Sequence[Entry]) -> str:
     """How many folders and files these are, and the first few names."""
-    folders = [entry.name for entry in entries if entry.is_dir()]
-    files = [entry.name for entry in entries if not entry.is_dir()]
+    folders = [entry.name for entry in entries if entry.is_folder]
+    files = [entry.name for entry in entries if not entry.is_folder]
     return (
         " and ".join(
             f"{len(names)} {kind}{'s' * (len(names) > 1)} ({some(names, 5)})"

@@ -102,7 +102,7 @@ class ImageFolders(ImageEpisodes):
 
     def keep(self, stores: dict[Split, ImageStore]) -> None:
         """Check all of these splits, and leave out what is to be left out."""
-        self.left_out["files"] = read_manifest(next(iter(stores.values())).folder)["left_out"]
+        self.left_out["files"] = list(map(str, read_manifest(next(iter(stores.values())).folder).get("left_out", ())))
         if self.left_out["files"]:
             _say(f"{_files(self.left_out['files'])} left out: {some(self.left_out['files'])}.")
         sizes = {s: dict(zip(x.class_names, x.class_sizes.tolist(), strict=True)) for s, x in stores.items()}

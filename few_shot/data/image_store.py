@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from tqdm import tqdm
 from few_shot.data.pictures import Preprocessing
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
+from few_shot.files import open_file, read_bytes
+from few_shot.limits import COUNT, LIST_BYTES
 
 FORMAT_VERSION = 2
 
@@ -77,10 +81,8 @@ class ImageStore:
             manifest = read_manifest(folder)
             listed = manifest["splits"][split]
             sizes = np.asarray(listed["class_sizes"], dtype=np.int64)
-            images = np.load(folder / f"{split}.npy", mmap_mode="c")  # the file itself is never written to
-            if images.shape != (sizes.sum(), *manifest["image_shape"]):
-                raise ValueError("it is damaged")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            images = _map(folder / f"{split}.npy", (int(sizes.sum()), *manifest["image_shape"]))
+        except (OSError, ValueError) as error:
             raise BadInput(
                 f"{folder} holds no usable {split} images ({error}): delete it to build it again."
             ) from error
@@ -128,16 +130,63 @@ class ImageStore:
         return ImageStore.open, (self.folder, self.split, self.chosen)
 
 
+def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The images in a file, mapped into memory; the file itself is never written to.
+
+    Raises:
+        OSError or ValueError: the file is not there, or holds something else than so many images.
+    """
+    with open_file(path) as file:
+        try:
+            major, _ = np.lib.format.read_magic(file)
+            reads = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+            found = reads[major](file)
+        except Exception as error:  # NumPy has Python parse the head, which may raise anything
+            raise ValueError(f"{path.name} is no array") from error
+        if found != (shape, False, np.uint8):
+            raise ValueError(f"{path.name} holds other images")
+        if os.fstat(file.fileno()).st_size != file.tell() + math.prod(shape):
+            raise ValueError(f"{path.name} is cut off")
+        return np.memmap(file, np.uint8, "c", file.tell(), shape)
+
+
 def read_manifest(folder: Path) -> dict:
     """What a store says of itself.
 
     Raises:
-        OSError or ValueError: there is none, or none of this version.
+        OSError or ValueError: there is none, or none of this version, or it is damaged.
     """
-    manifest = json.loads((folder / "manifest.json").read_text())
+    try:
+        manifest = json.loads(read_bytes(folder / "manifest.json", LIST_BYTES))
+    except RecursionError:
+        raise ValueError("its manifest is damaged") from None
     if not isinstance(manifest, dict) or manifest.get("version") != FORMAT_VERSION:
         raise ValueError("it was written by another version")
+    splits, shape = manifest.get("splits"), manifest.get("image_shape")
+    whole = {"preprocessing", "source"} <= manifest.keys() and isinstance(manifest.get("left_out", []), list)
+    whole = whole and isinstance(splits, dict)
+    whole = whole and isinstance(shape, list) and len(shape) == 3 and all(_is_count(n) and n > 0 for n in shape)
+    if not (whole and all(_is_listed(splits.get(split)) for split in SPLITS)):
+        raise ValueError("its manifest is damaged")
     return manifest
+
+
+def _is_listed(split: Any) -> bool:
+    """Whether a manifest's entry of a split has a name and a number of images for each class."""
+    if not isinstance(split, dict):
+        return False
+    names, sizes = split.get("class_names"), split.get("class_sizes")
+    return (
+        isinstance(names, list)
+        and isinstance(sizes, list)
+        and len(names) == len(sizes)
+        and all(isinstance(name, str) for name in names)
+        and all(map(_is_count, sizes))
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= COUNT
 
 
 def ensure_store(

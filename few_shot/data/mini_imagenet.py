@@ -1,6 +1,7 @@
 """mini-ImageNet (Vinyals et al. 2016), in the split of Ravi & Larochelle (ICLR 2017), from any of its usual forms."""
 
 import csv
+import io
 import tarfile
 import tempfile
 from collections import defaultdict
@@ -21,6 +22,8 @@ from few_shot.data.image_store import Source, ensure_store
 from few_shot.data.pictures import preprocessing
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
+from few_shot.files import open_file, read_bytes
+from few_shot.limits import LIST_BYTES
 
 # The folder itself comes last: it may hold another data set's classes.
 FOLDERS = ("mini_imagenet", "mini-imagenet", "miniimagenet", "")
@@ -155,11 +158,11 @@ def _read_table(table: Path) -> dict[str, list[str]]:
     """Each label's file names, both sorted."""
     files = defaultdict(set)
     try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
-                if not row["label"] or not row["filename"]:
-                    raise ValueError("an empty field")
-                files[row["label"]].add(row["filename"])
+        text = read_bytes(table, LIST_BYTES).decode("utf-8-sig")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            if not row["label"] or not row["filename"]:
+                raise ValueError("an empty field")
+            files[row["label"]].add(row["filename"])
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise BadInput(f"{table} is no table of the columns filename and label ({error!r}).") from error
     return {name: sorted(files[name]) for name in sorted(files)}
@@ -178,7 +181,7 @@ def _pickles(root: Path) -> Source | None:
         raise BadInput(f"{pickles[missing[0]]} is missing: the {missing[0]} split.")
 
     def load(split: str) -> Pickle:
-        with open(pickles[split], "rb") as file:
+        with open_file(pickles[split]) as file:
             return _read_pickle(file, pickles[split])
 
     return _pickled("pickles", list(pickles.values()), load)
@@ -198,7 +201,7 @@ def _archive(root: Path) -> Source | None:
             with tarfile.open(archive) as tar:
                 for member in tar:
                     if member.isfile() and Path(member.name).name in names:
-                        return _read_pickle(tar.extractfile(member), f"{member.name} in {archive}")
+                        return _read_pickle(tar.extractfile(member), f"{member.name} in {archive}", checked=True)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise BadInput(f"{archive} cannot be read ({error}).") from error
         raise BadInput(f"{archive} holds no {names[0]}.")
@@ -227,15 +230,17 @@ def _pickled(form: str, files: list[Path], load: Callable[[str], Pickle]) -> Sou
     )
 
 
-def _read_pickle(file: Any, name: Path | str) -> Pickle:
+def _read_pickle(file: Any, name: Path | str, checked: bool = False) -> Pickle:
     """Read ``image_data`` uint8 ``[n, 84, 84, 3]`` and ``class_dict``, which maps a class to its rows."""
-    data = safe_pickle.load(file, name)
+    data = safe_pickle.load(file, name, checked)
     try:
         images = np.asarray(data["image_data"])
-        rows = {str(c): np.asarray(r, dtype=np.int64) for c, r in data["class_dict"].items()}
+        classes = safe_pickle.texts(data["class_dict"])
+        each = map(safe_pickle.whole_numbers, data["class_dict"].values())
+        rows = dict(zip(classes, each, strict=True))
         right = images.dtype == np.uint8 and images.shape[1:] == (84, 84, 3) and len(rows) > 0
         for r in rows.values():
-            right = right and r.ndim == 1 and len(r) > 0 and 0 <= r.min() <= r.max() < len(images)
+            right = right and len(r) > 0 and 0 <= r.min() <= r.max() < len(images)
             right = right and len(np.unique(r)) == len(r)
     except (LookupError, TypeError, ValueError, AttributeError):
         right = False

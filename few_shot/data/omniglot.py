@@ -1,6 +1,8 @@
 """Omniglot (Lake et al. 2015): 1623 handwritten characters of 50 alphabets, 20 drawings each."""
 
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections import defaultdict
@@ -12,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.data.base import ImageEpisodes
-from few_shot.data.class_folders import fingerprint, scan
+from few_shot.data.class_folders import Entry, fingerprint, scan, stat
 from few_shot.data.download import announce, download
 from few_shot.data.image_store import ImageStore, Source, ensure_store
 from few_shot.data.pictures import Preprocessing, decode, preprocessing
 from few_shot.episodes import SPLITS, Split
 from few_shot.errors import BadInput
+from few_shot.files import open_file, read_bytes
+from few_shot.limits import ARCHIVE_BYTES, PICTURE_BYTES, in_words
 
 FOLDERS = ("", "omniglot", "Omniglot", "omniglot-py", "omniglot/python")
 # Each half's number of characters, and the md5 of its original archive. Repacked archives are as good: they are
@@ -33,6 +37,8 @@ URLS = [
 SHAPE = (1, 28, 28)
 HOW = preprocessing(SHAPE, binary_from=105, invert=True)  # ink is black on the disk
 DRAWINGS = 20
+# What zipfile raises for a damaged archive, and for one that is encrypted or compressed in a way that it does not know.
+_NOT_READ = (OSError, EOFError, ValueError, RuntimeError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
 @cache
@@ -128,7 +134,7 @@ def find_omniglot(data_dir: Path) -> Source | None:
         return np.rot90(upright(character), int(degrees or 0) // 90, axes=(2, 3))
 
     form = " and ".join(path.name for path in paths.values())
-    return Source(form, fingerprint(stat for path in paths.values() for stat in _stats(path)), classes, read)
+    return Source(form, fingerprint(facts for path in paths.values() for facts in _stats(path)), classes, read)
 
 
 def _find_half(data_dir: Path, half: str) -> Path | None:
@@ -148,13 +154,12 @@ def _stats(path: Path) -> Iterator[os.stat_result]:
         return
     for alphabet in _folders(path):
         for character in _folders(alphabet.path):
-            yield character.stat()
-            for drawing in scan(character.path):
-                yield drawing.stat()
+            yield stat(character)
+            yield from map(stat, scan(character.path))
 
 
-def _folders(path: Path | str) -> list[os.DirEntry]:
-    return [entry for entry in scan(path) if entry.is_dir()]
+def _folders(path: Path | str) -> list[Entry]:
+    return [entry for entry in scan(path) if entry.is_folder]
 
 
 def _read_half(path: Path, characters: int) -> dict[str, list[tuple[str, bytes]]]:
@@ -167,7 +172,7 @@ def _read_half(path: Path, characters: int) -> dict[str, list[tuple[str, bytes]]
     try:
         for name, data in sorted(_zip_members(path) if path.is_file() else _files(path)):
             found["/".join(PurePath(name).parts[-3:-1])].append((f"{name} in {path}", data))
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    except _NOT_READ as error:
         raise BadInput(f"{path} cannot be read ({error}): replace it, or remove it to have it downloaded.") from error
     wrong = [c for c, drawings in found.items() if len(drawings) != DRAWINGS]
     if len(found) != characters or wrong:
@@ -180,7 +185,9 @@ def _read_half(path: Path, characters: int) -> dict[str, list[tuple[str, bytes]]
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, bytes]]:
-    with zipfile.ZipFile(archive) as z:
+    with open_file(archive) as file, zipfile.ZipFile(file) as z:
+        if (size := sum(member.file_size for member in z.infolist())) > ARCHIVE_BYTES:
+            raise zipfile.BadZipFile(f"it unpacks to {in_words(size)}, and {in_words(ARCHIVE_BYTES)} is the most")
         for name in z.namelist():
             if name.endswith(".png") and not PurePath(name).name.startswith("."):
                 yield name, z.read(name)
@@ -191,7 +198,7 @@ def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
         for character in _folders(alphabet.path):
             for file in scan(character.path):
                 if file.name.endswith(".png"):
-                    yield str(Path(file.path).relative_to(folder)), Path(file.path).read_bytes()
+                    yield str(Path(file.path).relative_to(folder)), read_bytes(file.path, PICTURE_BYTES)
 
 
 def download_omniglot(data_dir: Path) -> None:

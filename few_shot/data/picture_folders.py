@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from few_shot.data.class_folders import Files, scan, split_folders, stat, suffixes
+from few_shot.data.class_folders import Entry, Files, scan, split_folders, stat, suffixes
 from few_shot.data.download import counted, not_there
 from few_shot.data.image_store import Fingerprint
 from few_shot.episodes import SPLITS
@@ -46,11 +46,11 @@ def find_pictures(data_dir: Path, class_split: tuple[float, float, float], split
     splits = split_folders(data_dir)
     drawn = not any(_folders(folder) for folder in splits.values())
     strays = [_stray(entry) for entry in entries if _is_picture(entry)]
-    classes: dict[str, list[os.DirEntry]] = {}  # of each split, or all under ""
+    classes: dict[str, list[Entry]] = {}  # of each split, or all under ""
     if drawn:
-        classes[""] = [entry for entry in entries if entry.is_dir()]
+        classes[""] = [entry for entry in entries if entry.is_folder]
         inside = scan(classes[""][0].path) if len(classes[""]) == 1 else []
-        if inside and all(entry.is_dir() for entry in inside):
+        if inside and all(entry.is_folder for entry in inside):
             raise BadInput(f"{data_dir} holds one folder, which holds the others: name data_dir={classes[''][0].path}.")
     else:
         for split in SPLITS:
@@ -68,7 +68,7 @@ def find_pictures(data_dir: Path, class_split: tuple[float, float, float], split
         strays += [
             f"{entry.path} (a folder beside those of the splits)"
             for entry in entries
-            if entry.is_dir() and entry.name not in own
+            if entry.is_folder and entry.name not in own
         ]
     if not any(classes.values()):
         raise BadInput(f"{data_dir} holds {counted(entries)}, but no class folders. It is to hold {EXPECTED}.")
@@ -80,8 +80,8 @@ def find_pictures(data_dir: Path, class_split: tuple[float, float, float], split
         files[group] = {}
         for folder in folders:
             inside = scan(folder.path)
-            strays += [f"{entry.path} (a folder in a class's folder)" for entry in inside if entry.is_dir()]
-            files[group][folder.name] = [Path(entry.path) for entry in inside if not entry.is_dir()]
+            strays += [f"{entry.path} (a folder in a class's folder)" for entry in inside if entry.is_folder]
+            files[group][folder.name] = [Path(entry.path) for entry in inside if not entry.is_folder]
             digest.update(os.fsencode(f"{group}/{folder.name}\n"))
             for entry in inside:
                 facts = stat(entry)
@@ -116,13 +116,13 @@ def draw_classes(names: Iterable[str], class_split: Sequence[float], split_seed:
     return {split: sorted(order[start:end]) for split, (start, end) in ends.items()}
 
 
-def _folders(folder: Path | str) -> list[os.DirEntry]:
-    return [entry for entry in scan(folder) if entry.is_dir()]
+def _folders(folder: Path | str) -> list[Entry]:
+    return [entry for entry in scan(folder) if entry.is_folder]
 
 
-def _is_picture(entry: os.DirEntry) -> bool:
-    return entry.is_file() and Path(entry.name).suffix.lower() in suffixes()
+def _is_picture(entry: Entry) -> bool:
+    return not entry.is_folder and Path(entry.name).suffix.lower() in suffixes()
 
 
-def _stray(entry: os.DirEntry) -> str:
+def _stray(entry: Entry) -> str:
     return f"{entry.path} (a picture that lies in no class's folder)"

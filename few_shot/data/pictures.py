@@ -4,17 +4,22 @@ import contextlib
 import io
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from few_shot.errors import BadInput
+from few_shot.files import read_bytes, shortened
+from few_shot.limits import JPEG_PIXELS, PICTURE_BYTES, PIXELS, SIDE
 
 Crop = Literal["center", "none"]
 
@@ -30,6 +35,12 @@ _DAMAGED = (
     OverflowError,
     Image.DecompressionBombError,
 )
+_MOST = (
+    f"{PIXELS / 1e6:.0f} million is the most, or {JPEG_PIXELS / 1e6:.0f} million in a JPEG that is not progressive: "
+    "make it smaller, or save it as such a JPEG"
+)
+_STRIP = 1 << 22  # pixels that are flattened at once
+_LARGE = threading.Lock()  # large pictures are decoded one at a time, however many threads read
 _CHANNELS = (1, 2, 3, 4)  # grey, grey with alpha, colour, colour with alpha
 
 
@@ -69,6 +80,28 @@ def preprocessing(
     )
 
 
+def check_preprocessing(how: Any) -> Preprocessing:
+    """The same, if it is a preprocessing; a checkpoint may say anything.
+
+    Raises:
+        BadInput: it is none.
+    """
+    try:
+        height, width = _size(how)
+        through = how["binary_from"] or 1
+        numbers = (height, width, through, how["scale"])
+        whole = all(type(n) is int and 0 < n <= SIDE for n in numbers) and max(height * width, through**2) <= PIXELS
+        whole = (
+            whole and how["channels"] in (1, 3) and how["crop"] in ("center", "none") and type(how["invert"]) is bool
+        )
+        Image.Resampling[how["resample"].upper()]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise BadInput(f"Pictures cannot be prepared as {shortened(how)}: what the checkpoint says of them is damaged.")
+    return how
+
+
 def read_pictures(pictures: Any, how: Preprocessing) -> NDArray[np.uint8]:
     """Read pictures as a data set's own were read.
 
@@ -104,26 +137,53 @@ def read_file(path: Path | str, how: Preprocessing) -> NDArray[np.uint8]:
         BadPicture: it cannot be read, or is no picture.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, PICTURE_BYTES)
     except OSError as error:
         raise BadPicture(path, "read", str(error.strerror)) from error
     return decode(data, path, how)
 
 
-def decode(data: bytes | BinaryIO, name: Path | str, how: Preprocessing) -> NDArray[np.uint8]:
+def decode(data: bytes, name: Path | str, how: Preprocessing) -> NDArray[np.uint8]:
     """Decode the content of an image file, ``[C, H, W]``; of an animation or a stack, the first picture.
 
     Raises:
-        BadPicture: it is no picture, or is cut off; ``name`` is what to call it.
+        BadPicture: it is no picture, is cut off, or is larger than ``limits`` allows; ``name`` is what to call it.
     """
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            if image.format in ("JPEG", "MPO"):
-                height, width = _size(how)
+        with _open(data) as image:
+            pixels, (height, width) = image.width * image.height, _size(how)
+            if image.format == "JPEG" and pixels <= JPEG_PIXELS and not image.info.get("progressive"):
                 image.draft(None, (8 * width, 8 * height))
-            return _prepare(image, how)
+            decoded = image.width * image.height
+            if decoded > PIXELS:
+                raise Image.DecompressionBombError(f"it has {pixels / 1e6:.0f} million pixels, and {_MOST}")
+            if max(image.size) > SIDE:
+                raise ValueError(f"it is {max(image.size)} pixels long, and {SIDE} is the most")
+            with _LARGE if decoded > _STRIP else contextlib.nullcontext():
+                return _prepare(image, how)
     except _DAMAGED as error:
         raise BadPicture(name, "decoded as an image", _reason(error, name)) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    """Read a picture's head.
+
+    A JPEG does not pass through ``Image.open``, which refuses 200 million pixels unseen. EPS is left out: it is a
+    program, which Pillow has another program run.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        try:
+            return JpegImageFile(io.BytesIO(data))
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:  # as Image.open has it
+            raise Image.UnidentifiedImageError from error
+    return Image.open(io.BytesIO(data), formats=formats())
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
 
 
 def _reason(error: BaseException, name: Path | str) -> str:
@@ -131,22 +191,28 @@ def _reason(error: BaseException, name: Path | str) -> str:
         if str(name).lower().endswith((".heic", ".heif")):
             return "Pillow does not read HEIC: save it as JPEG"
         return "it is in no format that Pillow reads"
+    if isinstance(error, Image.DecompressionBombError) and not str(error).startswith("it has"):  # Pillow's own words
+        return f"it has too many pixels: {_MOST}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _prepare(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:
-    """Turn it by its EXIF orientation, lay it on white, crop, resize, make it binary, invert: uint8 ``[C, H, W]``."""
+    """Turn it by its EXIF orientation, lay it on white, crop, resize, make it binary, invert: uint8 ``[C, H, W]``.
+
+    The image itself may be changed: a copy of a large one costs memory.
+    """
     height, width = _size(how)
     image.load()
     with contextlib.suppress(*_DAMAGED):  # a damaged EXIF block says nothing of the orientation; the pixels are whole
-        image = ImageOps.exif_transpose(image)
-    image = _flat(image).convert("L" if how["channels"] == 1 else "RGB")
+        ImageOps.exif_transpose(image, in_place=True)
+    image = _as(_flat(image), "L" if how["channels"] == 1 else "RGB")
     if how["crop"] == "center":
         # The largest part of the right proportions: a square for square pictures.
         scale = min(image.width / width, image.height / height)
         w, h = max(1, round(width * scale)), max(1, round(height * scale))
         left, top = (image.width - w) // 2, (image.height - h) // 2
-        image = image.crop((left, top, left + w, top + h))
+        if image.size != (w, h):
+            image = image.crop((left, top, left + w, top + h))
     through = (how["binary_from"],) * 2 if how["binary_from"] is not None else (width, height)
     if image.size != through:
         image = image.resize(through, Image.Resampling[how["resample"].upper()])
@@ -163,7 +229,21 @@ def _size(how: Preprocessing) -> tuple[int, int]:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """The picture in 8 bits a channel, what is transparent in it white."""
+    """The picture in 8 bits a channel, what is transparent in it white; a large one strip by strip."""
+    plain = not (image.mode.startswith("I") or image.mode == "F" or image.has_transparency_data)
+    rows = max(1, _STRIP // image.width)
+    if plain or rows >= image.height:
+        return image if plain else _flat_strip(image)
+    flat = None
+    for top in range(0, image.height, rows):
+        strip = _flat_strip(image.crop((0, top, image.width, min(top + rows, image.height))))
+        flat = Image.new(strip.mode, image.size) if flat is None else flat
+        flat.paste(strip, (0, top))
+    assert flat is not None, "a picture has rows"
+    return flat
+
+
+def _flat_strip(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -174,10 +254,13 @@ def _flat(image: Image.Image) -> Image.Image:
         if not (values.min() >= 0 and values.max() <= 1):
             raise ValueError("its floating point numbers are not from 0 to 1")
         return Image.fromarray(_eight_bits(values.astype(np.float64), 1))
-    if image.has_transparency_data:
-        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
+    image = _as(_as(image, "LA" if image.mode == "La" else "RGBA"), "RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _as(image: Image.Image, mode: str) -> Image.Image:
+    """The image in a mode, without a copy if it is in that mode."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _eight_bits(values: NDArray, top: int) -> NDArray[np.uint8]:
@@ -203,7 +286,7 @@ def _name_of(picture: Any, number: int | None, total: int) -> str:
 
 def _read(picture: Any, name: str, how: Preprocessing) -> NDArray[np.uint8]:
     if isinstance(picture, str | os.PathLike):
-        if Path(picture).is_dir():
+        if os.path.isdir(picture):
             raise BadInput(f"{name} is a folder, not a picture: give the files in it.")
         return read_file(Path(picture), how)
     if isinstance(picture, torch.Tensor):
@@ -212,7 +295,9 @@ def _read(picture: Any, name: str, how: Preprocessing) -> NDArray[np.uint8]:
         picture = _image_of(values, name, channels_first=True)
     elif isinstance(picture, np.ndarray):
         picture = _image_of(picture, name, channels_first=False)
-    elif not isinstance(picture, Image.Image):
+    elif isinstance(picture, Image.Image):
+        picture = picture.copy()
+    else:
         raise BadInput(f"{name} is of type {type(picture).__name__}: give a path, a PIL image, an array or a tensor.")
     try:
         return _prepare(picture, how)

@@ -1,12 +1,11 @@
 """tieredImageNet (Ren et al., ICLR 2018): 608 ImageNet classes, split by their superclasses."""
 
-import pickletools
 import tarfile
 from array import array
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,8 @@ from few_shot.data.image_store import Source, ensure_store
 from few_shot.data.pictures import decode, preprocessing
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
+from few_shot.files import open_file
+from few_shot.pickles import operations
 
 # The folder itself comes last: it may hold another data set's classes.
 FOLDERS = ("tiered_imagenet", "tiered-imagenet", "tieredimagenet", "")
@@ -33,19 +34,6 @@ FORMS = (
 )
 SHAPE = (3, 84, 84)
 HOW = preprocessing(SHAPE)  # the whole picture, as its authors' script
-
-# How many bytes come before the content of a string, by the pickle's operation.
-_HEADERS = {
-    "SHORT_BINBYTES": 2,
-    "BINBYTES": 5,
-    "BINBYTES8": 9,
-    "BYTEARRAY8": 9,
-    "SHORT_BINSTRING": 2,
-    "BINSTRING": 5,
-    "SHORT_BINUNICODE": 2,
-    "BINUNICODE": 5,
-    "BINUNICODE8": 9,
-}
 
 
 class Part(NamedTuple):
@@ -165,7 +153,7 @@ def _source(form: str, files: list[Path], parts: Callable[[], dict[str, Part]]) 
     def read(split: str, name: str) -> Iterator[NDArray[np.uint8]]:
         part, places, text = images(split)
         names, numbers = labels()[split]
-        with open(part.path, "rb") as file:
+        with open_file(part.path) as file:
             for row in np.flatnonzero(numbers == names.index(name)).tolist():
                 start, size = places[row].tolist()
                 file.seek(start)
@@ -177,14 +165,14 @@ def _source(form: str, files: list[Path], parts: Callable[[], dict[str, Part]]) 
 
 def _read_labels(part: Part) -> tuple[list[str], NDArray[np.int64]]:
     """Read ``label_specific``, the class's number of each image, and ``label_specific_str``, the classes' names."""
-    with open(part.path, "rb") as file:
+    with open_file(part.path) as file:
         file.seek(part.start)
-        data = safe_pickle.load(file, part.name)
+        data = safe_pickle.load(file, part.name, checked=part.start > 0)  # in the archive, whose checksum is known
     try:
-        names = [str(name) for name in data["label_specific_str"]]
-        numbers = np.asarray(data["label_specific"], dtype=np.int64)
-        right = numbers.ndim == 1 and set(numbers.tolist()) == set(range(len(names)))
-    except (LookupError, TypeError, ValueError):
+        names = safe_pickle.texts(data["label_specific_str"])
+        numbers = safe_pickle.whole_numbers(data["label_specific"])
+        right = set(numbers.tolist()) == set(range(len(names)))
+    except (LookupError, TypeError, ValueError, AttributeError):
         right = False
     if not right:
         raise BadInput(f"{part.name} does not hold label_specific and label_specific_str, a number and a name a class.")
@@ -204,21 +192,16 @@ def find_pngs(part: Part) -> tuple[NDArray[np.int64], bool]:
     found, kinds = array("q"), set()
     try:
         with (
-            open(part.path, "rb") as file,
+            open_file(part.path) as file,
             tqdm(total=part.size, desc=f"Looking through {part.name}", unit="B", unit_scale=True) as bar,
         ):
             file.seek(part.start)
-            begun = None  # where the PNG file starts that the operation before this one held
-            operations: Any = pickletools.genops(file)  # typed as if a file did not know its positions
-            for operation, value, position in operations:
-                if begun is not None:
-                    found.extend((begun, position - begun))
-                    begun = None
-                    bar.update(position - part.start - bar.n)
-                if operation.name in _HEADERS and value[:4] in ("\x89PNG", b"\x89PNG"):
-                    begun = position + _HEADERS[operation.name]
-                    kinds.add("UNICODE" in operation.name)
-    except (ValueError, OSError, EOFError, IndexError, OverflowError) as error:
+            for operation in operations(file, part.start + part.size):
+                if operation.head.startswith((b"\x89PNG", b"\xc2\x89PNG")):
+                    found.extend((operation.start, operation.size))
+                    kinds.add(operation.head.startswith(b"\xc2"))  # in UTF-8
+                    bar.update(operation.start - part.start - bar.n)
+    except (ValueError, OSError) as error:
         raise BadInput(f"{part.name} is no whole pickle ({error}): replace it, or remove it.") from error
     if len(kinds) != 1:
         raise BadInput(f"{part.name} holds no PNG images: replace it, or remove it.")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from few_shot.adaptation import TaskLoss, task_loss
 from few_shot.errors import BadInput
+from few_shot.files import shortened
 from few_shot.metrics import METRICS, Metric, metric_by_name
 
 _CROSS_ENTROPY, _SQUARED_ERROR = task_loss(F.cross_entropy), task_loss(F.mse_loss)
@@ -47,12 +48,14 @@ def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tenso
     """Find a loss and try it on a few predictions: for class labels, for numbers, or for either if that is open."""
     module, _, attribute = name.rpartition(".")
     try:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ImportError(f"{name} is no name")
         function = getattr(importlib.import_module(module) if module else F, attribute, None)
     except ImportError:
         function = None
     if not callable(function):
         raise BadInput(
-            f"loss={name} is neither a function of torch.nn.functional nor one that can be imported, "
+            f"loss={shortened(name)} is neither a function of torch.nn.functional nor one that can be imported, "
             "such as mypackage.losses.my_loss."
         )
     kinds = {True: "class labels", False: "numbers"}

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 
 from few_shot.arguments import do_weights_follow
 from few_shot.errors import BadInput
+from few_shot.files import given_path, open_file
+from few_shot.weight_files import are_weights, read_torch, reason
 
 
 class Normalize(nn.Module):
@@ -67,17 +68,18 @@ def read_weights(path: str) -> dict[str, Tensor]:
     Raises:
         BadInput: there is no such file, or it holds no state dict.
     """
-    file = Path(path).expanduser()
+    file = given_path(path, "weights")
     try:
         if file.suffix == ".safetensors":
+            open_file(file).close()  # refuses what is no file
             return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_torch(file)
     except FileNotFoundError:
         raise BadInput(f"weights={path} does not exist.") from None
     except Exception as error:
-        raise BadInput(f"weights={path} cannot be read as .pt or .safetensors ({type(error).__name__}).") from error
+        raise BadInput(f"weights={path} cannot be read as .pt or .safetensors ({reason(error)}).") from error
     content = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not (isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values())):
+    if not (content and are_weights(content)):
         raise BadInput(f"weights={path} holds no state dict, which maps names to tensors.")
     return dict(content)
 

@@ -382,11 +382,14 @@ def test_of_several_kept_checkpoints_the_best_is_taken(photos):
     assert float(kept[str(few_shot.checkpoint.find_checkpoint(run).absolute())]) == float(kept[best])
 
 
-def test_a_model_of_ones_own_is_built_from_the_runs_settings(photos, monkeypatch):
+def test_a_model_of_ones_own_is_built_from_the_runs_settings_once_it_is_named(photos, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     flags = [flag for flag in TRAINING if not flag.startswith("--width")]
     run_experiment.main([*flags, "--model_class=test_predict.OwnModel", "--episode_classes=3"])
-    label(checkpoint="logs/ImageFolders-LitMAML/version_0")
+    run = "logs/ImageFolders-LitMAML/version_0"
+    own = "--model_class=test_predict.OwnModel"
+    assert f"add {own}" in refusal(capsys, checkpoint=run)
+    label(own, checkpoint=run)
     assert len(rows()) == 15
 
 

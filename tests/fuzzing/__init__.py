@@ -1,0 +1,1 @@
+"""Files that are nearly right, for every reader of what others wrote."""
