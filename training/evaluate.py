@@ -56,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         trained_on = data_record(read_checkpoint(checkpoint, "checkpoint"))
         data, lit_model = experiment.build(experiment.extra["split"], trained_on)
         trainer = build_trainer(experiment, None, data.metric)
-        trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
         load_weights(lit_model, str(checkpoint), "checkpoint")
         mode = METRICS[data.metric].mode
         members = ensemble_of(checkpoint.parent, options.ensemble, mode) if options.ensemble else []

@@ -21,8 +21,9 @@ from few_shot.data.class_folders import some
 from few_shot.data.pictures import BadPicture
 from few_shot.errors import BadInput, at_least
 from few_shot.learner import Learner
+from few_shot.whole_files import write_together
 from training.command_line import clear_errors, parse_options
-from training.labels import Labels, as_csv, counts, write_together
+from training.labels import Labels, as_csv, counts
 from training.labels_page import SIZE, as_page, thumbnail
 from training.picture_lists import labelled_pictures, listed_pictures
 from training.run_folder import make_folder

@@ -3,6 +3,7 @@
 python training/visualize.py --checkpoint=logs/Sinusoid-LitMAML/version_0/checkpoints/last.ckpt --episode=3
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,9 +17,11 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
+from few_shot.whole_files import write_whole
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import RunOptions, load_weights
 from training.run_folder import RunFolder, make_folder
@@ -89,9 +92,16 @@ def _smooth(updates: np.ndarray, values: np.ndarray, points: int = 20) -> tuple[
 
 def _save(figure: plt.Figure, path: Path) -> Path:
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    write_whole(path, as_png(figure))
     plt.close(figure)
     return path
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
