@@ -53,6 +53,12 @@ class Progress(TQDMProgressBar):
         if self._is_due(batch_idx + 1 == self.test_progress_bar.total):
             super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
+    def on_exception(self, *_: Any) -> None:
+        """End the lines of the bars, before something is said."""
+        for bar in (self._val_progress_bar, self._test_progress_bar, self._train_progress_bar):  # from below
+            if bar is not None:
+                bar.close()
+
     def _is_due(self, last: bool) -> bool:
         if not last and time.monotonic() - self._drawn < 0.25:
             return False
@@ -82,6 +88,9 @@ class EndlessEpoch(Callback):
     """Validate after the last update too, wherever it falls, and keep the loggers' count of updates right."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        correct_update_count(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, *_: Any) -> None:
         correct_update_count(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:

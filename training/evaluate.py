@@ -11,6 +11,11 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import load_weights

@@ -57,7 +57,8 @@ class MetricsFile(RunLogger):
     """The run's ``metrics.csv``, which a resumed run goes on with."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.folder.append_metrics([{"step": step, **metrics}])
+        values = {name: value for name, value in metrics.items() if name != "epoch"}  # there is one, without an end
+        self.folder.append_metrics([{"step": step, **values}])
 
 
 class TensorBoardFile(RunLogger):

@@ -83,6 +83,19 @@ def act_at_once() -> None:
         raise Stopped(_signals.received)
 
 
+def end_while_importing() -> None:
+    """Until the program begins, which takes seconds of imports, a signal ends it with a sentence."""
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        stop = Stopped(signum)
+        os.write(2, f"{stop} Nothing was done yet.\n".encode())
+        os._exit(stop.status)
+
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, end)
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Handle the signals in here.

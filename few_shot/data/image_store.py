@@ -64,6 +64,7 @@ class ImageStore:
     class_sizes: NDArray[np.int64]
     class_starts: NDArray[np.int64]
     chosen: tuple[int, ...] | None = None  # which of the split's classes these are; None for all
+    _file: "_File | None" = field(default=None, repr=False, compare=False)
     _near: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -77,7 +78,8 @@ class ImageStore:
             manifest = read_manifest(folder)
             listed = manifest["splits"][split]
             sizes = np.asarray(listed["class_sizes"], dtype=np.int64)
-            images = np.load(folder / f"{split}.npy", mmap_mode="c")  # the file itself is never written to
+            file = _File(folder / f"{split}.npy")
+            images: np.memmap = np.load(file.path, mmap_mode="c")  # the file itself is never written to
             if images.shape != (sizes.sum(), *manifest["image_shape"]):
                 raise ValueError("it is damaged")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -89,7 +91,7 @@ class ImageStore:
         starts = np.cumsum(sizes) - sizes
         used = int((starts + sizes)[numbers].max(initial=0))
         names = [listed["class_names"][i] for i in numbers]
-        return cls(folder, split, images[:used], names, sizes[numbers], starts[numbers], chosen)
+        return cls(folder, split, images[:used], names, sizes[numbers], starts[numbers], chosen, file)
 
     def select(self, classes: Sequence[int]) -> "ImageStore":
         """The same split, of some of these classes alone, by their numbers."""
@@ -111,8 +113,14 @@ class ImageStore:
         return self.select(range(classes))
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on."""
+        """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on.
+
+        Raises:
+            BadInput: the file has been cut short since it was opened.
+        """
         images = self.images_near(rows.device)
+        if images.device.type == "cpu" and self._file is not None:
+            self._file.must_be_whole()
         return images.index_select(0, rows.flatten().to(images.device)).unflatten(0, rows.shape).to(rows.device)
 
     def images_near(self, device: torch.device) -> Tensor:
@@ -126,6 +134,27 @@ class ImageStore:
     def __reduce__(self) -> tuple:
         """A worker process that is spawned opens the file again; pickling the images would copy them."""
         return ImageStore.open, (self.folder, self.split, self.chosen)
+
+
+class _File:
+    """Keeps a file open, also where its name is gone, to see whether it is still as long as it was.
+
+    A read of a memory-mapped file behind its end kills the process, and Python cannot say why. To ask for the length
+    takes a microsecond.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.number = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.number).st_size
+
+    def must_be_whole(self) -> None:
+        if os.fstat(self.number).st_size < self.size:
+            raise BadInput(f"{self.path} was cut short while it was in use: delete its folder to build it again.")
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
 
 
 def read_manifest(folder: Path) -> dict:

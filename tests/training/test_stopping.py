@@ -1,0 +1,115 @@
+"""A run that is stopped says how to go on, and goes on as if it had never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import ROOT
+
+from few_shot.lit_models.base import LitMetaLearner
+from training import predict, run_experiment
+from training.run_folder import RunFolder
+
+QUICK = ["--data_class=Sinusoid", "--gpus=0", "--width=4", "--batch_size=3", "--val_episodes=7", "--test_episodes=7"]
+QUICK += ["--test_inner_loop_steps=1", "--val_check_interval=3", "--max_steps=8", "--log_every_n_steps=1"]
+MEMBERS = ["LitMAML", "LitANIL", "LitBOIL", "LitMetaSGD", "LitMAMLPlusPlus", "LitIMAML", "LitReptile", "LitJoint"]
+
+
+def run(log_dir, *flags):
+    run_experiment.main([*QUICK, f"--log_dir={log_dir}", *flags])
+    return next(log_dir.glob("*/version_0"))
+
+
+def outcome(folder):
+    """All that a run has come to, but for times."""
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    rest = ("metrics.csv", "test_metrics.json", "test_episodes.csv")
+    return {
+        "files": sorted(p.name for p in folder.rglob("*") if "tfevents" not in p.name),
+        "weights": {name: value.numpy().tobytes() for name, value in last["state_dict"].items()},
+        "optimizer": repr(last["optimizer_states"]),
+        "best": [next(iter(s["best_k_models"].values())) for s in last["callbacks"].values() if "best_k_models" in s],
+        **{name: (folder / name).read_bytes() for name in rest if (folder / name).exists()},
+    }
+
+
+@pytest.fixture
+def signal_at(monkeypatch):
+    """Has a signal sent within the n-th call of a step."""
+
+    def set_up(step, n, signum=signal.SIGTERM):
+        original, calls = getattr(LitMetaLearner, step), []
+
+        def then_signal(self, *args):
+            calls.append(None)
+            if len(calls) == n:
+                os.kill(os.getpid(), signum)
+            return original(self, *args)
+
+        monkeypatch.setattr(LitMetaLearner, step, then_signal)
+
+    return set_up
+
+
+def stopped(capsys, *arguments):
+    """The exit status of a run that is stopped, and what it says last."""
+    with pytest.raises(SystemExit) as exit_:
+        run(*arguments)
+    return exit_.value.code, capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(("step", "n"), [("training_step", 4), ("validation_step", 4), ("validation_step", 8)])
+@pytest.mark.parametrize("member", ["LitMAML"])
+def test_it_goes_on_as_if_it_had_never_stopped(member, step, n, tmp_path, signal_at, capsys):
+    """In training, in a validation, in the last validation: the seventh update's is none, the eighth's is the last."""
+    algorithm = f"--lit_model_class={member}"
+    never = outcome(run(tmp_path / "never", algorithm))
+    signal_at(step, n)
+    status, said = stopped(capsys, tmp_path / "stopped", algorithm)
+    folder = next(tmp_path.glob("stopped/*/version_0"))
+    assert status == 143
+    assert said.startswith("Stopped by SIGTERM.") and said.endswith(f"--resume={folder}")
+    run_experiment.main([f"--resume={folder}"])
+    assert outcome(folder) == never
+
+
+@pytest.mark.parametrize("precision", ["32", "64", "bf16"])
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_member_at_every_precision(member, precision, tmp_path, signal_at, capsys):
+    flags = [f"--lit_model_class={member}", f"--precision={precision}", "--limit_test_batches=0", "--max_steps=4"]
+    never = outcome(run(tmp_path / "never", *flags))
+    signal_at("training_step", 2)
+    assert stopped(capsys, tmp_path / "stopped", *flags)[0] == 143
+    folder = next(tmp_path.glob("stopped/*/version_0"))
+    run_experiment.main([f"--resume={folder}"])
+    assert outcome(folder) == never
+
+
+def test_stopped_in_its_test_it_is_tested_when_it_is_resumed(tmp_path, signal_at, capsys):
+    never = outcome(run(tmp_path / "never"))
+    signal_at("test_step", 2, signal.SIGINT)
+    status, said = stopped(capsys, tmp_path / "stopped")
+    assert (status, said[:12]) == (130, "Interrupted.")
+    folder = next(tmp_path.glob("stopped/*/version_0"))
+    assert not RunFolder(folder).is_tested
+    run_experiment.main(["--resume=last", f"--log_dir={tmp_path / 'stopped'}"])
+    assert "Its test is left." in capsys.readouterr().err
+    assert outcome(folder) == never
+
+
+def test_before_it_trains_there_is_nothing_to_go_on_from(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(LitMetaLearner, "setup", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    status, said = stopped(capsys, tmp_path)
+    assert (status, "There is no checkpoint yet" in said) == (143, True)
+
+
+def test_another_program_ends_without_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(predict, "label", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit) as exit_:
+        predict.main(["--checkpoint=x", "--support=x", "--images=x"])
+    assert (exit_.value.code, capsys.readouterr().err) == (130, "Interrupted.\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
