@@ -38,7 +38,8 @@ def write_together(contents: Mapping[Path, bytes | str]) -> None:
     path = None
     try:
         for path, content in places.items():
-            _write(parts.get(path, path), content.encode() if isinstance(content, str) else content)
+            content = content.encode() if isinstance(content, str) else content
+            _write(parts.get(path, path), content, keep=path in parts)
         for path, part in parts.items():
             part.replace(path)
     except OSError as error:
@@ -80,9 +81,9 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, keep: bool) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        if file.seekable():
+        if keep:
             os.fsync(file.fileno())

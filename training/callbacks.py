@@ -90,7 +90,7 @@ class EndlessEpoch(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         correct_update_count(trainer)
 
-    def on_test_start(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
         correct_update_count(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -148,7 +148,13 @@ class WandbRun(RunLogger):
     def close(self) -> None:
         if self.run is not None:
             with contextlib.redirect_stdout(sys.stderr):  # what it says then is no result
-                self._try(self.run.finish)
+                self._try(self._finish)
+
+    def _finish(self) -> None:
+        import wandb
+
+        self.run.finish()
+        wandb.teardown()  # or it would fail at the program's end, with a traceback
 
     def _log(self, values: Callable[[], dict[str, Any]], step: int | None) -> None:
         if self.run is not None:

@@ -2,25 +2,23 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import write_random_class_folders
 
 from few_shot.lit_models.base import LitMetaLearner
 from training import predict, run_experiment
 from training.run_folder import RunFolder
 
-QUICK = ["--data_class=Sinusoid", "--gpus=0", "--width=4", "--batch_size=3", "--val_episodes=7", "--test_episodes=7"]
-QUICK += ["--test_inner_loop_steps=1", "--val_check_interval=3", "--max_steps=8", "--log_every_n_steps=1"]
+QUICK = ["--gpus=0", "--width=4", "--val_check_interval=3", "--max_steps=8", "--log_every_n_steps=1"]
+SINES = ["--data_class=Sinusoid", "--batch_size=3", "--val_episodes=7", "--test_episodes=7", "--test_inner_loop_steps=1"]
 MEMBERS = ["LitMAML", "LitANIL", "LitBOIL", "LitMetaSGD", "LitMAMLPlusPlus", "LitIMAML", "LitReptile", "LitJoint"]
 
 
 def run(log_dir, *flags):
-    run_experiment.main([*QUICK, f"--log_dir={log_dir}", *flags])
+    data = [] if "--data_class=ImageFolders" in flags else SINES
+    run_experiment.main([*QUICK, *data, f"--log_dir={log_dir}", *flags])
     return next(log_dir.glob("*/version_0"))
 
 
@@ -63,13 +61,11 @@ def stopped(capsys, *arguments):
 
 
 @pytest.mark.parametrize(("step", "n"), [("training_step", 4), ("validation_step", 4), ("validation_step", 8)])
-@pytest.mark.parametrize("member", ["LitMAML"])
-def test_it_goes_on_as_if_it_had_never_stopped(member, step, n, tmp_path, signal_at, capsys):
-    """In training, in a validation, in the last validation: the seventh update's is none, the eighth's is the last."""
-    algorithm = f"--lit_model_class={member}"
-    never = outcome(run(tmp_path / "never", algorithm))
+def test_it_goes_on_as_if_it_had_never_stopped(step, n, tmp_path, signal_at, capsys):
+    """In training, in a validation, and in the last one, which follows an update that no interval ends with."""
+    never = outcome(run(tmp_path / "never"))
     signal_at(step, n)
-    status, said = stopped(capsys, tmp_path / "stopped", algorithm)
+    status, said = stopped(capsys, tmp_path / "stopped")
     folder = next(tmp_path.glob("stopped/*/version_0"))
     assert status == 143
     assert said.startswith("Stopped by SIGTERM.") and said.endswith(f"--resume={folder}")
@@ -77,10 +73,26 @@ def test_it_goes_on_as_if_it_had_never_stopped(member, step, n, tmp_path, signal
     assert outcome(folder) == never
 
 
-@pytest.mark.parametrize("precision", ["32", "64", "bf16"])
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize(
+    ("member", "precision"), [*((member, "64") for member in MEMBERS), ("LitMAML", "bf16"), ("LitMAMLPlusPlus", "32")]
+)
 def test_every_member_at_every_precision(member, precision, tmp_path, signal_at, capsys):
     flags = [f"--lit_model_class={member}", f"--precision={precision}", "--limit_test_batches=0", "--max_steps=4"]
+    goes_on_as_if_it_had_never_stopped(flags, tmp_path, signal_at, capsys)
+
+
+@pytest.mark.parametrize("member", ["LitProtoNet", "LitProtoMAML", "LitMAMLPlusPlus"])
+def test_members_that_classify_with_batch_norm_and_dropout(member, tmp_path, signal_at, capsys):
+    write_random_class_folders(tmp_path / "data", classes=2, images=3)
+    flags = ["--data_class=ImageFolders", f"--data_dir={tmp_path / 'data'}", "--image_size=16", "--model_class=Conv4"]
+    flags += [f"--lit_model_class={member}", "--dropout=0.5", "--augment", "--episode_classes=2", "--precision=64"]
+    flags += ["--query_samples=1", "--test_query_samples=1", "--max_steps=4", "--val_episodes=2", "--batch_size=1"]
+    if member != "LitProtoNet":
+        flags += ["--inner_loop_steps=1", "--test_inner_loop_steps=1"]
+    goes_on_as_if_it_had_never_stopped([*flags, "--limit_test_batches=0"], tmp_path, signal_at, capsys)
+
+
+def goes_on_as_if_it_had_never_stopped(flags, tmp_path, signal_at, capsys):
     never = outcome(run(tmp_path / "never", *flags))
     signal_at("training_step", 2)
     assert stopped(capsys, tmp_path / "stopped", *flags)[0] == 143
@@ -102,7 +114,7 @@ def test_stopped_in_its_test_it_is_tested_when_it_is_resumed(tmp_path, signal_at
 
 
 def test_before_it_trains_there_is_nothing_to_go_on_from(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(LitMetaLearner, "setup", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(LitMetaLearner, "setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     status, said = stopped(capsys, tmp_path)
     assert (status, "There is no checkpoint yet" in said) == (143, True)
 
