@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
@@ -156,8 +155,10 @@ class Noise(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        words = np.random.SeedSequence((self.seed, trainer.global_step, trainer.global_rank))
-        torch.manual_seed(int(words.generate_state(1, np.uint64)[0]))
+        number = hash((self.seed, trainer.global_step, trainer.global_rank)) & 0xFFFF_FFFF
+        torch.default_generator.manual_seed(number)  # torch.manual_seed takes a hundred times as long
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.manual_seed(number)
 
 
 class GradientLog(Callback):

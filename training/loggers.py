@@ -148,13 +148,7 @@ class WandbRun(RunLogger):
     def close(self) -> None:
         if self.run is not None:
             with contextlib.redirect_stdout(sys.stderr):  # what it says then is no result
-                self._try(self._finish)
-
-    def _finish(self) -> None:
-        import wandb
-
-        self.run.finish()
-        wandb.teardown()  # or it would fail at the program's end, with a traceback
+                self._try(self.run.finish)
 
     def _log(self, values: Callable[[], dict[str, Any]], step: int | None) -> None:
         if self.run is not None:
@@ -164,7 +158,11 @@ class WandbRun(RunLogger):
         try:
             do()
         except Exception as error:
+            import wandb
+
             self.run = None
+            with contextlib.suppress(Exception):  # or it would try again at the program's end, with a traceback
+                wandb.teardown()
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
             say(f"Weights & Biases has failed ({reason}): the run goes on without it.")
 

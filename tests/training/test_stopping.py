@@ -12,7 +12,13 @@ from training import predict, run_experiment
 from training.run_folder import RunFolder
 
 QUICK = ["--gpus=0", "--width=4", "--val_check_interval=3", "--max_steps=8", "--log_every_n_steps=1"]
-SINES = ["--data_class=Sinusoid", "--batch_size=3", "--val_episodes=7", "--test_episodes=7", "--test_inner_loop_steps=1"]
+SINES = [
+    "--data_class=Sinusoid",
+    "--batch_size=3",
+    "--val_episodes=7",
+    "--test_episodes=7",
+    "--test_inner_loop_steps=1",
+]
 MEMBERS = ["LitMAML", "LitANIL", "LitBOIL", "LitMetaSGD", "LitMAMLPlusPlus", "LitIMAML", "LitReptile", "LitJoint"]
 
 
