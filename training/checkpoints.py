@@ -28,22 +28,25 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write it; or, with ``storage_options="in memory"``, keep it for :meth:`write_kept`."""
-        content = as_bytes(checkpoint)
-        self._kept = {path: content}
-        if storage_options != "in memory":
-            self.write_kept()
-            while self._removed:
-                Path(self._removed.pop()).unlink(missing_ok=True)
+        if storage_options == "in memory":
+            self._kept = {path: as_bytes(checkpoint)}
+            return
+        _write(path, as_bytes(checkpoint))
+        while self._removed:
+            Path(self._removed.pop()).unlink(missing_ok=True)
 
     def write_kept(self) -> None:
         """Write the checkpoint that was kept last."""
         for path, content in self._kept.items():
-            make_folder(Path(path).parent, "log_dir")
-            write_whole(path, content)
-        self._kept = {}
+            _write(path, content)
 
     def remove_checkpoint(self, path: Any) -> None:
         self._removed.append(str(path))
+
+
+def _write(path: Any, content: bytes) -> None:
+    make_folder(Path(path).parent, "log_dir")
+    write_whole(path, content)
 
 
 class RunCheckpoint(ModelCheckpoint):

@@ -37,8 +37,9 @@ import few_shot.lit_models
 import few_shot.models
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.lit_models.base import LitMetaLearner
+from training import slurm
 from training.experiment import Experiment, RunOptions
-from training.run_folder import find_resumed, is_launched, read_checkpoint
+from training.run_folder import find_resumed, is_launched, read_checkpoint, run_of_job
 from training.stopping import Stopped, received, stoppable
 from training.terminal import say
 
@@ -225,9 +226,11 @@ def parse(
     checkpoint, config_file, log_dir = (flags.pop(flag, None) for flag in (settings_from, "config", "log_dir"))
     from_file = _read_config(config_file)
     checkpoint = checkpoint or from_file.get(settings_from)
+    log_dir = log_dir or from_file.get("log_dir") or RunOptions.log_dir
     from_checkpoint: dict[str, Any] = {}
+    if settings_from == "resume" and slurm.has_started_before():
+        checkpoint = run_of_job(log_dir) or checkpoint
     if checkpoint is not None and settings_from == "resume":
-        log_dir = log_dir or from_file.get("log_dir") or RunOptions.log_dir
         checkpoint, from_checkpoint = find_resumed(checkpoint, log_dir)
     elif checkpoint is not None:
         from_checkpoint = read_checkpoint(checkpoint, settings_from)["config"]

@@ -4,6 +4,7 @@ python training/run_experiment.py --data_class=MiniImagenet --model_class=Conv4 
 """
 
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.metrics import METRICS
 from few_shot.plots import can_draw_fit, draw_fit
 from few_shot.whole_files import write_whole
+from training import slurm
 from training.callbacks import RunRecord
 from training.command_line import clear_errors, parse
 from training.devices import device_name, end_launched
@@ -82,6 +84,8 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         except Stopped as stop:
             if not stop.agreed:
                 end_launched(trainer)
+            if slurm.job() and stop.signum == signal.SIGUSR1 and trainer.is_global_zero:
+                stop.add_note(slurm.requeue())
             raise
 
 

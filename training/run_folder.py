@@ -21,6 +21,7 @@ from few_shot.checkpoint import WEIGHTS, find_checkpoint, read
 from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults, write_episodes
 from few_shot.whole_files import CannotWrite, remove_unfinished, sync, write_together, write_whole
+from training import slurm
 from training.terminal import is_first_process, say
 
 #: Hands the run's number from the process that started the run to those it launches.
@@ -96,10 +97,15 @@ class RunFolder:
         Raises:
             BadInput: there is none.
         """
-        found = {path.parent: path.stat().st_mtime for path in Path(log_dir).expanduser().glob("*/version_*/run.json")}
-        if not found:
+        if not (found := RunFolder.all(log_dir)):
             raise BadInput(f"--resume=last finds no run in --log_dir={log_dir}.")
-        return RunFolder(max(found, key=lambda path: found[path]))
+        return found[-1]
+
+    @staticmethod
+    def all(log_dir: str) -> "list[RunFolder]":
+        """The runs below a folder, in the order in which they have written last."""
+        found = {path: path.stat().st_mtime for path in Path(log_dir).expanduser().glob("*/version_*/run.json")}
+        return [RunFolder(path.parent) for path in sorted(found, key=lambda path: found[path])]
 
     @property
     def number(self) -> int:
@@ -155,6 +161,7 @@ class RunFolder:
             "versions": {package: version(package) for package in packages},
             "device": device,
             "threads": torch.get_num_threads(),
+            **({"slurm_job": slurm.job()} if slurm.job() else {}),
         }
         contents = {"config.yaml": yaml.safe_dump(config, sort_keys=False)}
         if data:
@@ -244,8 +251,14 @@ class RunFolder:
         return yaml.safe_load((self.path / "config.yaml").read_text())
 
     def facts(self) -> dict[str, Any]:
-        """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before."""
-        return json.loads((self.path / "run.json").read_text())
+        """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before.
+
+        They are empty where an older version, which did not write whole files, was killed in writing them.
+        """
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except ValueError:
+            return {}
 
     @property
     def is_tested(self) -> bool:
@@ -371,6 +384,12 @@ def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
         of_run = folder.config() if (folder.path / "config.yaml").is_file() else {}
         return file, content["config"] | of_run
     raise BadInput(f"--resume={path}: {folder.path} holds no checkpoint yet; start the run anew.")
+
+
+def run_of_job(log_dir: str) -> str | None:
+    """The folder of the run that this job of SLURM began before it was queued again; None if there is no checkpoint."""
+    found = [run for run in RunFolder.all(log_dir) if run.facts().get("slurm_job") == slurm.job()]
+    return str(found[-1].path) if found and found[-1].last_checkpoint.is_file() else None
 
 
 def data_record(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT (Ctrl-C): end in order, with a sentence and a status that is not 0.
+"""SIGTERM, SIGINT (Ctrl-C) and SLURM's SIGUSR1: end in order, with a sentence and a status that is not 0.
 
 While a run trains or tests, the first signal is only noted. A callback looks at it between two batches, where all
 processes agree to stop and a checkpoint can be written. At any other time the first signal ends what is done at once.
@@ -14,9 +14,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from training import slurm
+
 #: torchrun passes on to its workers what they may have had already: so many seconds count as one signal there.
 TORCHRUN_REPEATS = 5.0
+
+
+def signals() -> list[signal.Signals]:
+    """Those that stop a program; of a job of SLURM also its signal to queue the job again."""
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if slurm.job() else [])]
 
 
 class Stopped(BaseException):
@@ -91,7 +97,7 @@ def end_while_importing() -> None:
         os.write(2, f"{stop} Nothing was done yet.\n".encode())
         os._exit(stop.status)
 
-    for signum in SIGNALS:
+    for signum in signals():
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, end)
 
@@ -104,7 +110,7 @@ def stoppable() -> Iterator[None]:
     them. Within another such block, this one does nothing.
     """
     mine = threading.current_thread() is threading.main_thread()
-    before: dict[signal.Signals, Any] = {s: signal.getsignal(s) for s in SIGNALS} if mine else {}
+    before: dict[signal.Signals, Any] = {s: signal.getsignal(s) for s in signals()} if mine else {}
     before = {s: handler for s, handler in before.items() if handler not in (signal.SIG_IGN, _signals)}
     if not before:
         yield

@@ -222,6 +222,12 @@ def test_there_is_nothing_to_resume(tmp_path, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_a_record_that_an_older_version_left_half_written_is_no_obstacle(folder):
+    (folder / "run.json").write_text('{"command": [')
+    resume(folder, "--max_steps=5")
+    assert json.loads((folder / "run.json").read_text())["updates"] == 5
+
+
 def test_what_a_kill_between_two_files_has_left_is_removed(folder):
     checkpoints = folder / "checkpoints"
     shutil.copy(checkpoints / "best-step=2.ckpt", checkpoints / "best-step=1.ckpt")

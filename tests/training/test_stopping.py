@@ -2,10 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import write_random_class_folders
+from helpers import ROOT, write_random_class_folders
 
 from few_shot.lit_models.base import LitMetaLearner
 from training import predict, run_experiment
@@ -119,6 +123,26 @@ def test_stopped_in_its_test_it_is_tested_when_it_is_resumed(tmp_path, signal_at
     assert outcome(folder) == never
 
 
+def test_a_job_of_slurm_is_queued_again_and_goes_on_by_itself(tmp_path, signal_at, capsys, monkeypatch):
+    never = outcome(run(tmp_path / "never"))
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\necho $@ >> {tmp_path}/asked\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    for name, value in SLURM.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    signal_at("training_step", 5, signal.SIGUSR1)
+    status, said = stopped(capsys, tmp_path / "stopped")
+    assert status == 128 + signal.SIGUSR1 and "Job 71 is in the queue again" in said
+    assert (tmp_path / "asked").read_text() == "requeue 71\n"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert outcome(run(tmp_path / "stopped")) == never
+    assert len(list(tmp_path.glob("stopped/*/version_*"))) == 1
+
+
+SLURM = {"JOB_ID": "71", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+SLURM |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost"}
+
+
 def test_before_it_trains_there_is_nothing_to_go_on_from(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(LitMetaLearner, "setup", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     status, said = stopped(capsys, tmp_path)
@@ -131,3 +155,27 @@ def test_another_program_ends_without_a_traceback(monkeypatch, capsys):
         predict.main(["--checkpoint=x", "--support=x", "--images=x"])
     assert (exit_.value.code, capsys.readouterr().err) == (130, "Interrupted.\n")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_to_one_process_of_two_stops_both(tmp_path):
+    command = [sys.executable, "training/run_experiment.py", *QUICK, *SINES, f"--log_dir={tmp_path}"]
+    command += ["--num_processes=2", "--max_steps=100000", "--val_check_interval=100000"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    metrics = tmp_path / "Sinusoid-LitMAML" / "version_0" / "metrics.csv"
+    while not metrics.is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGTERM)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 143
+    assert said.count("Stopped by SIGTERM.") == 1
+    last = torch.load(metrics.parent / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == len(RunFolder(metrics.parent).curve("train_loss"))
+
+
+def test_a_few_runs_are_killed_and_none_is_lost(tmp_path):
+    """The short form of ``make chaos``, in a process of its own, which forks while it has one thread."""
+    done = subprocess.run([sys.executable, "benchmarks/chaos.py", "--runs=3"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "lost: 0, different from a run never stopped: 0")
