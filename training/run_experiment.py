@@ -127,7 +127,7 @@ def finish(
     experiment: Experiment, trainer: pl.Trainer, lit_model: Any, data: Any, folder: RunFolder
 ) -> dict[str, Any] | None:
     """Test what was trained, draw the run's pictures and say where everything is."""
-    options = experiment.options
+    options, updates = experiment.options, trainer.global_step  # which Lightning forgets in an ensemble's test
     checkpoint: Any = trainer.checkpoint_callback
     # Without validation nothing says what is best.
     best = None if options.limit_val_batches == 0 else checkpoint.best_model_path or None
@@ -138,9 +138,9 @@ def finish(
         members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
         summary = test(trainer, lit_model, data, best, members, folder)
         seconds = time.perf_counter() - started
-    draw(lit_model, data, trainer, folder)
+    draw(lit_model, data, trainer, folder, updates)
     if summary is not None:
-        folder.add_cost(trainer.global_step, test=seconds)  # the last thing that is written: now the run is over
+        folder.add_cost(updates, test=seconds)  # the last thing that is written: now the run is over
     for logger in trainer.loggers:
         logger.close()  # type: ignore[attr-defined]
     print_result(f"Everything about this run is in {folder.path}")
@@ -167,7 +167,7 @@ def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: R
 
 
 @rank_zero_only
-def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder) -> None:
+def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder, updates: int) -> None:
     """Write the run's pictures, and hand them to its loggers."""
     pictures = {"curves": draw_curves(folder)}
     if can_draw_fit(lit_model, data):
@@ -176,7 +176,7 @@ def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder) -> N
     for name, path in pictures.items():
         if path is not None:
             for logger in trainer.loggers:
-                logger.log_picture(name, path, trainer.global_step)  # type: ignore[attr-defined]
+                logger.log_picture(name, path, updates)  # type: ignore[attr-defined]
             print_result(f"{name}: {path}")
 
 

@@ -368,8 +368,9 @@ def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
         except BadInput as error:
             if RunFolder.of(file) is None or not file.is_file():
                 raise
-            folder = file.absolute().parent.parent
-            raise BadInput(f"{error} --resume={folder} goes on from the newest that can be read.") from error
+            raise BadInput(
+                f"{error} --resume={file.parent.parent} goes on from the newest that can be read."
+            ) from error
     folder = RunFolder.newest(log_dir) if path == "last" else RunFolder(Path(path).expanduser())
     place = folder.checkpoints if folder.checkpoints.is_dir() else folder.path
     names = sorted(place.glob("best-step=*.ckpt"), key=lambda p: (len(p.name), p.name), reverse=True)

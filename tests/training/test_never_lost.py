@@ -24,6 +24,12 @@ QUICK += ["--test_inner_loop_steps=1", "--val_check_interval=2", "--log_every_n_
 RUN = "Sinusoid-LitMAML/version_0"
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """They take half of the time of a run this short."""
+    monkeypatch.setattr(run_experiment, "draw", lambda *_: None)
+
+
 def run(log_dir, *flags):
     run_experiment.main([*QUICK, f"--log_dir={log_dir}", *flags])
     return next(log_dir.glob("*/version_0"))
