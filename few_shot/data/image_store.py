@@ -1,6 +1,7 @@
 """Decoded images, sorted by class, in one memory-mapped uint8 file per split: built once, gathered by row."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -276,7 +277,7 @@ def _build(
 def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source: Source) -> dict[str, dict]:
     splits: dict[str, dict] = {}
     split_of: dict[str, str] = {}
-    counting = threading.Lock()
+    counting, ended = threading.Lock(), threading.Event()
     gaps: dict[str, NDArray[np.int64]] = {}  # where the classes of a split start that has fewer images than was said
     for split in SPLITS:
         classes = source.classes(split)
@@ -290,11 +291,14 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
         if needed > free:  # a memory-mapped file that runs out of disk kills the process
             raise BadInput(f"The {split} images of {name} take {needed} bytes, but {folder.parent} has {free} left.")
         images = np.lib.format.open_memmap(folder / f"{split}.npy", "w+", np.uint8, (total, *image_shape))
+        _reserve(folder / f"{split}.npy")
         starts = np.cumsum([0, *classes.values()])
 
         def write(c: str, start: int, split: str = split, images: NDArray = images) -> int:
             row = start
             for image in source.read(split, c):
+                if ended.is_set():  # something has failed, and nobody waits for the rest
+                    break
                 images[row] = image
                 row += 1
                 with counting:
@@ -306,6 +310,9 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
         try:
             with tqdm(total=total, desc=f"Decoding {name} {split}", unit=" images") as bar:
                 sizes = list(pool.map(write, classes, starts[:-1].tolist()))
+        except BaseException:
+            ended.set()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
         images.flush()
@@ -316,6 +323,18 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
     for gappy, starts in gaps.items():
         _close_gaps(folder / f"{gappy}.npy", starts, splits[gappy]["class_sizes"])
     return splits
+
+
+def _reserve(file: Path) -> None:
+    """Have the disk set a file's whole size aside, which nothing else can take then, where the system can do that."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
 
 def _close_gaps(file: Path, starts: NDArray[np.int64], sizes: list[int]) -> None:
