@@ -2,7 +2,7 @@
 # `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test gradcheck compare overfitting bench reproduce fuzz audit lint format pip-tools conda-update clean always
+.PHONY: help install train test gradcheck compare overfitting bench reproduce chaos fuzz audit lint format pip-tools conda-update clean always
 
 # 3.14 is the newest Python that the pinned torch has wheels for.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
@@ -54,6 +54,9 @@ bench: $(STAMP) $(BENCH_STAMP)  ## Time a meta-training step beside other framew
 
 reproduce: $(STAMP)  ## Train what is left of the results table, at the lowest priority; LIST=1 lists it, ROW=name trains one row
 	.venv/bin/python benchmarks/reproduce.py $(if $(LIST),--list) $(if $(ROW),--row=$(ROW)) $(if $(DATA),--data=$(DATA)) $(if $(QUEUE),--queue=$(QUEUE))
+
+chaos: $(STAMP)  ## Kill a hundred runs at random moments, resume them, and count what is lost (ten minutes); RUNS=1000
+	.venv/bin/python benchmarks/chaos.py $(if $(RUNS),--runs=$(RUNS)) $(if $(SEED),--seed=$(SEED))
 
 fuzz: $(STAMP)  ## Drive every reader of files with files that are nearly right, for SECONDS=60; prints how many were tried
 	TQDM_DISABLE=1 PYTHONPATH=.:tests .venv/bin/python -m fuzzing --seconds=$(or $(SECONDS),60)

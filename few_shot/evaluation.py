@@ -1,6 +1,7 @@
 """From each episode's result at each inner step to means with confidence intervals."""
 
 import csv
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.metrics import METRICS
+from few_shot.whole_files import write_whole
 
 #: An episode has diverged when its query loss is over this many times its own before adaptation.
 DIVERGED_FACTOR = 100.0
@@ -78,12 +80,13 @@ def summarize(results: EpisodeResults, metric: str, seed: int, transductive: boo
 
 def write_episodes(results: EpisodeResults, metric: str, path: Path) -> None:
     """Write one row per episode and step, so that two runs can be compared pairwise on the same tasks."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", "step", "loss", metric, "diverged"])
-        for e, (index, diverged) in enumerate(zip(results.index, results.diverged, strict=True)):
-            for s, step in enumerate(results.steps):
-                writer.writerow([index, step, results.loss[e, s], results.metric[e, s], int(diverged)])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["episode", "step", "loss", metric, "diverged"])
+    for e, (index, diverged) in enumerate(zip(results.index, results.diverged, strict=True)):
+        for s, step in enumerate(results.steps):
+            writer.writerow([index, step, results.loss[e, s], results.metric[e, s], int(diverged)])
+    write_whole(path, text.getvalue())
 
 
 def table(summary: dict[str, Any]) -> str:

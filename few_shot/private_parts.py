@@ -1,7 +1,8 @@
 """What reaches into private parts of PyTorch and Lightning, and why; a test for each fails when the part is gone."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 __all__ = [
     "BatchNorm",
     "NormBase",
+    "between_updates",
     "compiler_pass",
     "correct_update_count",
     "do_not_look_for_a_driver_again",
     "is_listened_to",
     "keep_buffers_apart",
+    "leave_stopping_to_others",
     "trace_gradients",
 ]
 
@@ -49,6 +52,34 @@ def correct_update_count(trainer: Any) -> None:
     Correctness: Lightning counts one too few after it was resumed from a checkpoint written during validation.
     """
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+@contextmanager
+def between_updates(trainer: Any) -> Iterator[None]:
+    """A checkpoint that is saved in here, at the beginning of an update, is as of before it.
+
+    Correctness: Lightning has counted the update's batch by then. A resumed run would count it again, and validate an
+    update too early for ever.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    counts = [(count, count.ready) for count in (progress.total, progress.current)]
+    for count, _ in counts:
+        count.ready = count.completed
+    try:
+        yield
+    finally:
+        for count, ready in counts:
+            count.ready = ready
+
+
+def leave_stopping_to_others(trainer: Any) -> None:
+    """Have a Lightning Trainer do nothing on SIGTERM but call the handler that was there before it.
+
+    Correctness: Lightning's handler waits for all processes within the signal, so that a signal to one of them hangs
+    the run. Its way to stop ends with status 0 and without a checkpoint. SLURM's signal to requeue stays its own.
+    """
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def do_not_look_for_a_driver_again() -> None:

@@ -1,5 +1,8 @@
 """The private parts that are used still do what they are used for."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 
@@ -7,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from helpers import bare_trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger
@@ -109,6 +113,68 @@ def test_lightning_numbers_logged_rows_by_the_count_that_is_corrected(correct, s
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("step")
     assert [int(line.split(",")[column]) for line in lines[1:]] == steps
+
+
+class Counting(BoringModel):
+    """Validated after every second update; saves a checkpoint before the fourth, with or without what it takes."""
+
+    def __init__(self, path, between):
+        super().__init__()
+        self.path, self.between, self.validated = path, between, []
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.trainer.global_step == 3 and self.path is not None:
+            with private_parts.between_updates(self.trainer) if self.between else contextlib.nullcontext():
+                self.trainer.save_checkpoint(self.path)
+
+    def on_validation_start(self):
+        self.validated.append(self.trainer.global_step)
+
+
+@pytest.mark.parametrize(("between", "validated"), [(True, [4, 6]), (False, [5, 7])])
+def test_a_run_resumed_from_before_an_update_validates_as_if_it_had_never_stopped(between, validated, tmp_path):
+    def fit(model, checkpoint=None):
+        batches = torch.utils.data.DataLoader(torch.rand(9, 32))
+        pl.Trainer(
+            accelerator="cpu",
+            max_steps=7,
+            max_epochs=-1,
+            val_check_interval=2,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        ).fit(model, batches, batches, ckpt_path=checkpoint)
+        return model.validated
+
+    assert fit(Counting(tmp_path / "x.ckpt", between)) == [2, 4, 6]
+    assert fit(Counting(None, False), tmp_path / "x.ckpt") == validated
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_lightning_ends_a_training_at_sigterm_unless_others_do(others):
+    class Signalled(BoringModel):
+        def on_train_batch_start(self, batch, batch_idx):
+            if batch_idx == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    noted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.append(True))
+    trainer = bare_trainer(max_steps=4)
+    if others:
+        private_parts.leave_stopping_to_others(trainer)
+    try:
+        trainer.fit(Signalled(), torch.utils.data.DataLoader(torch.rand(9, 32)))
+    except SystemExit:
+        assert not others
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert noted == [True]
+    assert trainer.global_step == (4 if others else 2)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
 
 
 def test_batch_norms_are_derived_from_the_private_bases():

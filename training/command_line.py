@@ -14,6 +14,7 @@ help is the classes' docstrings, so a new class needs no code here.
 
 import argparse
 import difflib
+import errno
 import importlib
 import inspect
 import json
@@ -38,9 +39,11 @@ from few_shot.checkpoint import is_ours
 from few_shot.errors import BadInput, TrainingDiverged, at_least
 from few_shot.files import given_path, shortened
 from few_shot.lit_models.base import LitMetaLearner
+from training import slurm
 from training.experiment import Experiment, RunOptions
-from training.run_folder import read_checkpoint
+from training.run_folder import find_resumed, is_launched, read_checkpoint, run_of_job
 from training.settings import read_settings
+from training.stopping import Stopped, received, stoppable
 from training.terminal import say
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -147,20 +150,53 @@ def fail(program: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
+#: What the system says when a disk, not a program, is at fault.
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End with one sentence, not with a traceback: status 2 for bad input, 1 for a training that diverged."""
+    """End with sentences, not with a traceback.
+
+    The status is 2 for bad input or a file that cannot be written, 1 for a training that diverged or lost a process,
+    and 128 and a signal's number where that has stopped the program.
+    """
     try:
-        yield
+        with stoppable():
+            yield
     except BadInput as error:
-        fail(_program(), _with_dashes(str(error)))
+        fail(_program(), _said(error, _with_dashes(str(error))))
     except TrainingDiverged as error:
-        say(" ".join([str(error), *getattr(error, "__notes__", [])]))
+        say(_said(error))
         sys.exit(1)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
+    except Stopped as stop:
+        _end(stop)
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
             raise
-        fail(_program(), "the memory does not suffice for what the flags ask for: is one of their numbers too large?")
+        fail(_program(), _said(error, f"{error.filename or 'A file'} cannot be written ({error.strerror})."))
+    except Exception as error:
+        if received():  # another process of the run has stopped first, and this one cannot go on
+            _end(Stopped(received()))
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            fail(
+                _program(), "the memory does not suffice for what the flags ask for: is one of their numbers too large?"
+            )
+        if "DataLoader worker" not in str(error):
+            raise
+        say(_said(error, f"A process that draws data has ended ({str(error).splitlines()[0]})."))
+        sys.exit(1)
+
+
+def _said(error: BaseException, message: str = "") -> str:
+    """A message, and what was added to an error on its way."""
+    return " ".join([message or str(error), *getattr(error, "__notes__", [])])
+
+
+def _end(stop: Stopped) -> NoReturn:
+    say(_said(stop))
+    # Lightning kills a run at once of which a process that it has launched ends in another way.
+    sys.exit(0 if stop.agreed and is_launched() else stop.status)
 
 
 def _program() -> str:
@@ -194,12 +230,19 @@ def parse(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = _choices(argv, settings_from)
-    checkpoint, config_file = flags.pop(settings_from, None), flags.pop("config", None)
+    checkpoint, config_file, log_dir = (flags.pop(flag, None) for flag in (settings_from, "config", "log_dir"))
     from_file = (
         {} if config_file is None else read_settings(given_path(config_file, "config"), f"--config={config_file}")
     )
     checkpoint = from_file.get(settings_from) if checkpoint is None else checkpoint
-    from_checkpoint = {} if checkpoint is None else read_checkpoint(checkpoint, settings_from)["config"]
+    log_dir = log_dir or from_file.get("log_dir") or RunOptions.log_dir
+    from_checkpoint: dict[str, Any] = {}
+    if settings_from == "resume" and slurm.has_started_before():
+        checkpoint = run_of_job(log_dir) or checkpoint
+    if checkpoint is not None and settings_from == "resume":
+        checkpoint, from_checkpoint = find_resumed(checkpoint, log_dir)
+    elif checkpoint is not None:
+        from_checkpoint = read_checkpoint(checkpoint, settings_from)["config"]
     chosen = from_checkpoint | from_file | flags
     _refuse_strangers(f"{settings_from}={checkpoint}", from_checkpoint, named=from_file | flags)
     wants_help = bool({"-h", "--help"} & set(argv))
@@ -223,7 +266,7 @@ def parse(
     loss = {"loss": getattr(classes["data_class"], "loss", "cross_entropy")}
     defaults = {k: v for k, v in (loss | protocol | from_checkpoint | from_file).items() if k in parser.flags}
     if checkpoint is not None:
-        defaults[settings_from] = checkpoint
+        defaults[settings_from] = str(checkpoint)
     # Parsed like flags, so that they are checked like flags; then --help shows them as the defaults that they are.
     parsed = parser.parse_args([f"--{k}={_as_flag(v)}" for k, v in defaults.items()]).as_dict()
     if wants_help:
@@ -231,6 +274,8 @@ def parse(
         parsed = {k: v for k, v in parsed.items() if k in parser.flags}
     parser.set_defaults(parsed)
     values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
+    if settings_from == "resume":
+        values["resume"] = defaults.get("resume")  # the checkpoint that was meant
     return Experiment(
         classes=classes,
         arguments={flag: {k: values[k] for k in names[flag]} for flag in classes},
@@ -382,7 +427,7 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
 def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
     """The flags that decide which others there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for flag in ("config", settings_from, *KINDS, "loss"):
+    for flag in ("config", "log_dir", settings_from, *KINDS, "loss"):
         parser.add_argument(f"--{flag}")
     for flag in ("episode_classes", "support_samples"):
         parser.add_argument(f"--{flag}", type=lambda text: int(text) if re.fullmatch("[0-9]{1,9}", text) else text)
@@ -390,10 +435,6 @@ def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
         return vars(parser.parse_known_args(list(argv))[0])
     except SystemExit:
         raise BadInput("a flag is missing its value.") from None
-
-
-def _read_config(path: str) -> dict[str, Any]:
-    return read_settings(given_path(path, "config"), f"--config={path}")
 
 
 def _refuse_strangers(name: str, settings: dict[str, Any], named: dict[str, Any]) -> None:

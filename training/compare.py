@@ -13,6 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 from few_shot.errors import TrainingDiverged
 from training.command_line import clear_errors, parse
 from training.run_experiment import run

@@ -2,10 +2,12 @@
 
 import os
 import platform
+import signal
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
 
 from few_shot.errors import BadInput
@@ -74,3 +76,10 @@ def gpus_to_use(experiment: Experiment) -> list[int]:
     if options.accelerator == "gpu" and not wanted:
         raise BadInput(f"--accelerator=gpu asks for a GPU, and --gpus={text} gives none of the {there} that are here.")
     return list(wanted)
+
+
+def end_launched(trainer: Trainer) -> None:
+    """End the processes that this one has launched for a run."""
+    launcher: Any = trainer.strategy.launcher
+    if hasattr(launcher, "kill"):
+        launcher.kill(signal.SIGTERM)

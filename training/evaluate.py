@@ -11,6 +11,11 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
@@ -57,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         trained_on = data_record(read_checkpoint(checkpoint, "checkpoint"))
         data, lit_model = experiment.build(experiment.extra["split"], trained_on)
         trainer = build_trainer(experiment, None, data.metric)
-        trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
         load_weights(lit_model, str(checkpoint), "checkpoint")
         mode = METRICS[data.metric].mode
         members = ensemble_of(checkpoint.parent, options.ensemble, mode) if options.ensemble else []

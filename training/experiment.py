@@ -50,8 +50,9 @@ class RunOptions:
         fast_dev_run: whether to try the experiment out: one update, one batch of validation and one of test; no file is
             written.
         profile: whether to write how much time each part of the run took, to fit-profile.txt in the run's folder.
-        resume: checkpoint file of a run to continue, in that run's folder. The run's own settings hold, except for
-            flags that are given.
+        resume: what to go on with, as if it had never stopped. A run's folder is that run, from its newest checkpoint;
+            last is the run in log_dir that has written last; a checkpoint file is its run as it was then. The run's own
+            settings hold, except for flags that are given.
         keep_memory: whether the process keeps freed memory for itself instead of returning it to the system (Linux, on
             the CPU). It makes an update of mini-ImageNet twice as fast.
         wandb: whether to log to Weights & Biases too. Without a network or an API key it logs offline, into the run's
@@ -86,6 +87,11 @@ class RunOptions:
     wandb: bool = False
     track_grad_norm: float | None = None
     log_gradient_histograms: bool = False
+
+    @property
+    def updates(self) -> int:
+        """How many outer updates there are in the whole training."""
+        return min(self.max_steps, self.limit_train_batches or self.max_steps)
 
     def __post_init__(self) -> None:
         for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
@@ -138,6 +144,8 @@ class Experiment:
         lit_model = self.classes["lit_model_class"](
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )
+        if self.options.precision.startswith("64"):
+            lit_model.double()  # now: weights of 64 bits that are loaded first would lose half of them
         if self.options.compile:
             lit_model.compile_outer_step()
         return data, lit_model

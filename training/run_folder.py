@@ -1,6 +1,7 @@
 """A run's folder: the one place that knows its files, writes them and reads them."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -20,6 +21,8 @@ from few_shot.checkpoint import WEIGHTS, callback_states, find_checkpoint, read_
 from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults, write_episodes
 from few_shot.files import given_path
+from few_shot.whole_files import CannotWrite, remove_unfinished, sync, write_together, write_whole
+from training import slurm
 from training.settings import as_settings, read_settings
 from training.terminal import is_first_process, say
 
@@ -42,7 +45,8 @@ class RunFolder:
     ``curves.png``, ``fit.png``    pictures
     ============================== ====================================================================
 
-    Writing methods write in the first process only.
+    Writing methods write in the first process only. A file that is rewritten is written whole; rows are added to
+    ``metrics.csv``, and one that a kill has torn is read past.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -62,8 +66,8 @@ class RunFolder:
         """
         parent = given_path(log_dir, "log_dir") / name
         if resume is not None:
-            resumed = RunFolder(Path(resume).absolute().parent.parent)
-            if (resumed.path / "config.yaml").is_file() and re.fullmatch(r"version_\d+", resumed.path.name):
+            resumed = RunFolder.of(resume)
+            if resumed is not None:
                 return resumed
         if VERSION_VARIABLE in os.environ:
             return RunFolder(parent / f"version_{os.environ[VERSION_VARIABLE]}")
@@ -81,6 +85,30 @@ class RunFolder:
             raise BadInput(f"--log_dir={log_dir} cannot be written to ({error.strerror}).") from error
         return RunFolder(parent / f"version_{number}")
 
+    @staticmethod
+    def of(checkpoint: Path | str) -> "RunFolder | None":
+        """The folder of the run that goes on from a checkpoint; None where it does not lie in one."""
+        folder = RunFolder(Path(checkpoint).absolute().parent.parent)
+        is_run = (folder.path / "config.yaml").is_file() and re.fullmatch(r"version_\d+", folder.path.name)
+        return folder if is_run else None
+
+    @staticmethod
+    def newest(log_dir: str) -> "RunFolder":
+        """The run below a folder that has written last.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if not (found := RunFolder.all(log_dir)):
+            raise BadInput(f"--resume=last finds no run in --log_dir={log_dir}.")
+        return found[-1]
+
+    @staticmethod
+    def all(log_dir: str) -> "list[RunFolder]":
+        """The runs below a folder, in the order in which they have written last."""
+        found = {path: path.stat().st_mtime for path in Path(log_dir).expanduser().glob("*/version_*/run.json")}
+        return [RunFolder(path.parent) for path in sorted(found, key=lambda path: found[path])]
+
     @property
     def number(self) -> int:
         """The run's number among those of its experiment."""
@@ -97,6 +125,9 @@ class RunFolder:
     @contextmanager
     def shared_with_launched_processes(self) -> Iterator[None]:
         """Processes that are launched in here write into this folder too."""
+        if is_launched():
+            yield
+            return
         os.environ[VERSION_VARIABLE] = str(self.number)
         try:
             yield
@@ -109,23 +140,21 @@ class RunFolder:
         self,
         config: dict[str, Any],
         device: str,
-        resumed_at: int | None = None,
+        resumed_from: dict[str, Any] | None = None,
         data: dict[str, Any] | None = None,
     ) -> None:
         """Write what the run is: every flag's value, command, commit, versions, device, classes.
 
         Args:
-            resumed_at: outer updates that the run had done when it was resumed. What was logged of later ones is
-                removed: the run is about to do those again.
+            resumed_from: the checkpoint that the run goes on from, if it was resumed. What was logged of later updates
+                is removed: the run is about to do those again. So is what a kill has left behind.
             data: what the data module says of its data (``record()``).
+
+        Raises:
+            CannotWrite: it cannot be written; then no file has changed.
         """
         if not is_first_process():
             return
-        if resumed_at is not None:
-            self._forget_metrics_after(resumed_at)
-        (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        if data:
-            (self.path / "data.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         packages = ("torch", "torchvision", "pytorch-lightning", "numpy")
         facts = {
             "command": ["python", *sys.argv],
@@ -134,24 +163,52 @@ class RunFolder:
             "versions": {package: version(package) for package in packages},
             "device": device,
             "threads": torch.get_num_threads(),
+            **({"slurm_job": slurm.job()} if slurm.job() else {}),
         }
-        path = self.path / "run.json"
-        if path.exists():  # a resumed run: what came before
-            facts["resumed"] = json.loads(path.read_text())
-        path.write_text(json.dumps(facts, indent=2) + "\n")
+        contents = {"config.yaml": yaml.safe_dump(config, sort_keys=False)}
+        if data:
+            contents["data.json"] = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+        if resumed_from is not None:
+            if (self.path / "run.json").is_file():
+                facts["resumed"] = self.facts()
+            if rows := self._rows():
+                kept = [row for row in rows if self._is_done(row, resumed_from["global_step"])]
+                contents["metrics.csv"] = _as_csv(kept, list(rows[0]))
+        contents["run.json"] = json.dumps(facts, indent=2) + "\n"
+        write_together({self.path / name: content for name, content in contents.items()})
+        if resumed_from is not None:
+            self._clean(resumed_from)
+
+    def _is_done(self, row: Mapping[str, Any], updates: int) -> bool:
+        """Whether a row of metrics.csv is of what need not be done again after so many updates."""
+        of_test_under_way = _is_of_test(row) and int(row["step"]) == updates and not self.is_tested
+        return _updates_seen(row) <= updates and not of_test_under_way
+
+    def _clean(self, resumed_from: dict[str, Any]) -> None:
+        """Remove what a kill has left: files that are not whole, and best checkpoints that were to be removed."""
+        for folder in (self.path, self.checkpoints):
+            remove_unfinished(folder)
+        known = {Path(path).name for path in _scores(resumed_from)}
+        for path in self.checkpoints.glob("best-step=*.ckpt"):
+            update = path.stem.removeprefix("best-step=")
+            if known and path.name not in known and update.isdigit() and int(update) < resumed_from["global_step"]:
+                path.unlink()
 
     def add_cost(self, updates: int, **seconds: float) -> None:
         """Add to ``run.json`` the outer updates that the weights have seen, and the seconds that a part has taken."""
         if not is_first_process():
             return
-        path = self.path / "run.json"
-        facts = json.loads(path.read_text())
+        facts = self.facts()
         facts["updates"] = updates
         facts.setdefault("seconds", {}).update({part: round(value) for part, value in seconds.items()})
-        path.write_text(json.dumps(facts, indent=2) + "\n")
+        write_whole(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
 
     def append_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to ``metrics.csv``. A name that is new becomes a new column, empty in the rows before."""
+        """Add rows to ``metrics.csv``. A name that is new becomes a new column, empty in the rows before.
+
+        Raises:
+            CannotWrite: they cannot be written.
+        """
         if not rows or not is_first_process():
             return
         path = self.path / "metrics.csv"
@@ -161,38 +218,33 @@ class RunFolder:
                 columns = next(csv.reader(file), [])
         new = list(dict.fromkeys(name for row in rows for name in row if name not in columns))
         if new:
-            self._write_metrics([*self._rows(), *rows], [*columns, *new])
+            write_whole(path, _as_csv([*self._rows(), *rows], [*columns, *new]))
             return
-        with path.open("a", newline="") as file:
-            csv.DictWriter(file, columns).writerows(rows)
+        try:
+            with path.open("a", newline="") as file:
+                csv.DictWriter(file, columns).writerows(rows)
+        except OSError as error:
+            raise CannotWrite(path, error) from error
 
-    def _forget_metrics_after(self, updates: int) -> None:
-        rows = self._rows()
-        if rows:
-            self._write_metrics([row for row in rows if _updates_seen(row) <= updates], list(rows[0]))
+    def sync_metrics(self) -> None:
+        """Have the disk keep what was logged so far, before a checkpoint is written that counts on it."""
+        sync(self.path / "metrics.csv")
 
     def _rows(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.csv"
         if not path.exists():
             return []
         with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _write_metrics(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
-        whole = self.path / "metrics.csv.new"
-        with whole.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        whole.replace(self.path / "metrics.csv")
+            whole = [line for line in file if line.endswith("\n")]  # a kill may have torn the last one
+        return list(csv.DictReader(whole))
 
     def write_results(self, summary: dict[str, Any], episodes: dict[str, EpisodeResults]) -> None:
         """Write a test's summary and, for each name in ``episodes``, ``<name>_episodes.csv``."""
         if not is_first_process():
             return
-        (self.path / "test_metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
         for name, results in episodes.items():
             write_episodes(results, summary["metric"], self.path / f"{name}_episodes.csv")
+        write_whole(self.path / "test_metrics.json", json.dumps(summary, indent=2) + "\n")
 
     # Reading.
 
@@ -201,8 +253,19 @@ class RunFolder:
         return read_settings(self.path / "config.yaml", str(self.path / "config.yaml"))
 
     def facts(self) -> dict[str, Any]:
-        """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before."""
-        return json.loads((self.path / "run.json").read_text())
+        """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before.
+
+        They are empty where an older version, which did not write whole files, was killed in writing them.
+        """
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except ValueError:
+            return {}
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the run, since it was last started or resumed, has come to the end of its test."""
+        return "test" in self.facts().get("seconds", {})
 
     def parts(self) -> list[dict[str, Any]]:
         """The facts of a run and of what it was resumed from, in the order in which they ran."""
@@ -225,8 +288,19 @@ def _updates_seen(row: Mapping[str, Any]) -> int:
 
     Lightning numbers the updates of training and validation from 0, and logs the test with how many there were.
     """
-    tested = any(value and name.startswith(("test_", "ensemble_")) for name, value in row.items())
-    return int(row["step"]) + (0 if tested else 1)
+    return int(row["step"]) + (0 if _is_of_test(row) else 1)
+
+
+def _is_of_test(row: Mapping[str, Any]) -> bool:
+    return any(value and name.startswith(("test_", "ensemble_")) for name, value in row.items())
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _commit() -> str | None:
@@ -237,6 +311,11 @@ def _commit() -> str | None:
     except OSError:  # there is no git
         return None
     return done.stdout.strip() or None
+
+
+def is_launched() -> bool:
+    """Whether this process was launched by the run's first process, by Lightning."""
+    return VERSION_VARIABLE in os.environ and not is_first_process()
 
 
 def make_folder(path: Path, flag: str) -> None:
@@ -285,6 +364,49 @@ def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
         raise BadInput(f"--resume={path} cannot be continued: it does not hold the state of a training ({lacking[0]}).")
 
 
+def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that ``--resume`` means, and the run's settings.
+
+    Args:
+        path: a checkpoint; a run's folder, whose newest checkpoint is taken that can be read; or ``last``, which is the
+            run in ``log_dir`` that has written last.
+        log_dir: folder of all runs.
+
+    Raises:
+        BadInput: there is no checkpoint to go on from.
+    """
+    if path != "last" and not Path(path).expanduser().is_dir():
+        file = Path(path).expanduser()
+        try:
+            return file, read_checkpoint(file, "resume")["config"]
+        except BadInput as error:
+            if RunFolder.of(file) is None or not file.is_file():
+                raise
+            raise BadInput(
+                f"{error} --resume={file.parent.parent} goes on from the newest that can be read."
+            ) from error
+    folder = RunFolder.newest(log_dir) if path == "last" else RunFolder(Path(path).expanduser())
+    place = folder.checkpoints if folder.checkpoints.is_dir() else folder.path
+    names = sorted(place.glob("best-step=*.ckpt"), key=lambda p: (len(p.name), p.name), reverse=True)
+    for file in [place / "last.ckpt", *names]:
+        try:
+            content = read_checkpoint(file, "resume")
+        except BadInput:
+            if file.is_file():
+                say(f"{file} is damaged and passed over for the checkpoint before it.")
+            continue
+        # What a run was resumed with holds from then on, also where it was killed before its next checkpoint.
+        of_run = folder.config() if (folder.path / "config.yaml").is_file() else {}
+        return file, content["config"] | of_run
+    raise BadInput(f"--resume={path}: {folder.path} holds no checkpoint yet; start the run anew.")
+
+
+def run_of_job(log_dir: str) -> str | None:
+    """The folder of the run that this job of SLURM began before it was queued again; None if there is no checkpoint."""
+    found = [run for run in RunFolder.all(log_dir) if run.facts().get("slurm_job") == slurm.job()]
+    return str(found[-1].path) if found and found[-1].last_checkpoint.is_file() else None
+
+
 def data_record(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of the data that it was trained on; nothing where it is older, or a published result's."""
     return checkpoint.get("few_shot", {}).get("data") or {}
@@ -303,6 +425,14 @@ def ranked(scores: Mapping[str, Any], folder: Path, mode: str) -> list[tuple[str
     return sorted(found, key=lambda item: float(item[1]), reverse=mode == "max")
 
 
+def _scores(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The validation scores of the run's best checkpoints, by path, as a checkpoint names them."""
+    scores: dict[str, Any] = {}
+    for state in callback_states(checkpoint):
+        scores |= state.get("best_k_models", {})
+    return scores
+
+
 def ensemble_of(folder: Path, most: int, mode: str) -> list[dict[str, Any]]:
     """The weights of a run's best checkpoints by validation, best first.
 
@@ -314,10 +444,8 @@ def ensemble_of(folder: Path, most: int, mode: str) -> list[dict[str, Any]]:
     Raises:
         BadInput: there are none.
     """
-    scores: dict[str, Any] = {}
-    if (folder / "last.ckpt").is_file():
-        for state in callback_states(read_checkpoint(folder / "last.ckpt", "ensemble")):
-            scores |= state.get("best_k_models", {})
+    last = folder / "last.ckpt"
+    scores = _scores(read_checkpoint(last, "ensemble")) if last.is_file() else {}
     paths = [path for path, _ in ranked(scores, folder, mode)[:most]]
     if not paths:
         raise BadInput(

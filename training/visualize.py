@@ -3,6 +3,7 @@
 python training/visualize.py --checkpoint=logs/Sinusoid-LitMAML/version_0/checkpoints/last.ckpt --episode=3
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,16 +11,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
+from few_shot.whole_files import write_whole
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import RunOptions, load_weights
 from training.run_folder import RunFolder, make_folder
@@ -90,9 +98,16 @@ def _smooth(updates: np.ndarray, values: np.ndarray, points: int = 20) -> tuple[
 
 def _save(figure: plt.Figure, path: Path) -> Path:
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    write_whole(path, as_png(figure))
     plt.close(figure)
     return path
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

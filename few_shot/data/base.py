@@ -241,7 +241,9 @@ class ImageEpisodes(EpisodeDataModule):
         return ImageStore.open(folder, split)
 
     def prepare_data(self) -> None:
-        self.build_store()
+        """Build the store, unless it is open: what is open needs its folder no more, should that be gone."""
+        if not self.stores:
+            self.build_store()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the stores.
