@@ -1,11 +1,12 @@
 """What reaches into private parts of PyTorch and Lightning, and why; a test for each fails when the part is gone."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph
 
 # What all batch norms, and all norms with running statistics, are derived from. Correctness: a list of the public
@@ -22,6 +23,7 @@ __all__ = [
     "is_listened_to",
     "keep_buffers_apart",
     "trace_gradients",
+    "with_free_size",
 ]
 
 
@@ -86,3 +88,23 @@ def compiler_pass(rewrite: Callable[[Graph], None], file: str) -> Any:
             return get_hash_for_files((file,))
 
     return Pass()
+
+
+@contextmanager
+def with_free_size(tensors: Sequence[Tensor], free: Sequence[bool]) -> Iterator[list[Tensor]]:
+    """Tensors without content for ``make_fx``, of which some have a first size that tracing leaves open.
+
+    Speed: ``make_fx`` by itself leaves all sizes open, those of weights and pictures too. Then a step of Conv4 is
+    traced in SLOW s instead of FAST s.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # here: it takes seconds
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+
+    def fake(x: Tensor, is_free: bool) -> Tensor:
+        sizes = [DimDynamic.DYNAMIC if is_free and d == 0 else DimDynamic.STATIC for d in range(x.dim())]
+        return mode.from_tensor(x, symbolic_context=StatelessSymbolicContext(sizes))
+
+    with mode:
+        yield [fake(x, is_free) for x, is_free in zip(tensors, free, strict=True)]
