@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from few_shot.arguments import RemembersArguments, weights_follow
@@ -115,7 +115,8 @@ def _read_weights(path: str | Path) -> dict[str, Any]:
 def save_weights(learner: Any, folder: Path) -> None:
     """Write ``weights.safetensors`` into a folder: the weights, and all that is needed to build their learner."""
     weights = {name: value.contiguous() for name, value in learner.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"few_shot": json.dumps(describe(learner))})
+    # Not by save_file, whose file nobody else may read: not a web server of another user either.
+    (folder / WEIGHTS).write_bytes(save(weights, metadata={"few_shot": json.dumps(describe(learner))}))
 
 
 def save_learner(learner: Any, path: str | Path) -> None:

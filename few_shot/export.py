@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from few_shot.checkpoint import save_weights
 from few_shot.errors import BadInput, at_least
@@ -90,7 +90,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
             save_weights(learner, new)
             judge = Judge(learner, steps, new / ADAPT, adaptation.rate)
             checked = [judge.check(episodes) for episodes in _episodes(shape, adaptation.outputs, of_classes)]
-            save_file(checked[0].tensors, new / EXAMPLE)
+            (new / EXAMPLE).write_bytes(save(checked[0].tensors))
             facts = {
                 "format_version": FORMAT,
                 "task": "classification" if of_classes else "regression",

@@ -221,10 +221,11 @@ def _one_sentence(model: nn.Module) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except BadInput:
-        raise
     except Exception as error:
-        raise BadInput(f"{type(model).__name__} cannot be exported: {error}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise BadInput(f"{type(model).__name__} cannot be exported: {str(cause).splitlines()[0]}") from error
 
 
 def _decompositions() -> dict[Any, Any]:
@@ -242,7 +243,9 @@ def _convolution_backward(
 ):
     """By x a transposed convolution, by the weight a convolution of x with the gradient, samples as channels."""
     if transposed or groups > 1:
-        raise BadInput("a transposed convolution or one in groups")
+        raise NotImplementedError(
+            "the gradient of a convolution that is transposed or in groups has no ONNX form here."
+        )
     by_x = by_weight = by_bias = None
     over = range(x.dim() - 2)
     if wanted[0]:

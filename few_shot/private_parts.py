@@ -97,7 +97,8 @@ def with_free_size(tensors: Sequence[Tensor], free: Sequence[bool]) -> Iterator[
     Speed: ``make_fx`` by itself leaves all sizes open, those of weights and pictures too. Then a step of Conv4 is
     traced in SLOW s instead of FAST s.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # here: it takes seconds
+    from torch._dispatch.python import enable_python_dispatcher  # here: these take seconds
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     mode = FakeTensorMode(shape_env=ShapeEnv())
@@ -106,5 +107,5 @@ def with_free_size(tensors: Sequence[Tensor], free: Sequence[bool]) -> Iterator[
         sizes = [DimDynamic.DYNAMIC if is_free and d == 0 else DimDynamic.STATIC for d in range(x.dim())]
         return mode.from_tensor(x, symbolic_context=StatelessSymbolicContext(sizes))
 
-    with mode:
+    with enable_python_dispatcher(), mode:  # in C++, matmul and others would fix the open sizes
         yield [fake(x, is_free) for x, is_free in zip(tensors, free, strict=True)]
