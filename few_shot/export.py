@@ -17,7 +17,7 @@ from few_shot.errors import BadInput, at_least
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.without_head import LitWithoutHead
 from few_shot.metrics import METRICS
-from few_shot.onnx_check import DRAWS, TOLERANCE, Episode, Judge, draw
+from few_shot.onnx.check import DRAWS, TOLERANCE, Episode, Judge, draw
 from few_shot.samples import Inputs, input_shape_of
 
 #: The version of ``export.json``.
@@ -48,7 +48,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
 
     ======================= ==========================================================================================
     ``adapt.onnx``          the whole adaptation: (support_x, support_y, query_x, inner_lr) to the predictions after
-                            each inner step; see :func:`few_shot.onnx_graphs.adaptation_graph`
+                            each inner step; see :func:`few_shot.onnx.graphs.adaptation_graph`
     ``model.onnx``          the network: (its weights, by their names, and x) to its outputs
     ``weights.safetensors`` the weights; :func:`few_shot.load` takes the folder
     ``example.safetensors`` an episode, and PyTorch's predictions for it
@@ -68,7 +68,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
     """
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
         raise BadInput(f"Export needs {' and '.join(missing)}, not installed: pip install few_shot[export].")
-    from few_shot.onnx_graphs import Adaptation, adaptation_graph, network_graph  # seconds to import
+    from few_shot.onnx.graphs import Adaptation, adaptation_graph, network_graph  # seconds to import
 
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder / FACTS).is_file():

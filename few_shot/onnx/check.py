@@ -63,10 +63,10 @@ class Judge:
         learner: the learner.
         steps: inner steps, K.
         graph: the file of its adaptation's graph.
-        inner_lr: what the graph takes for the learner's own rates.
+        inner_lr: what the graph takes for the learner's own rates; None where it takes none.
     """
 
-    def __init__(self, learner: LitMetaLearner, steps: int, graph: Path, inner_lr: float) -> None:
+    def __init__(self, learner: LitMetaLearner, steps: int, graph: Path, inner_lr: float | None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -100,7 +100,7 @@ class Judge:
         raise BadInput(
             f"{type(self.exact).__name__} of {type(self.exact.model).__name__} is not exported: after {self.steps} "
             f"inner steps the graph's predictions differ from PyTorch's by {least:.1e} at least, and "
-            f"{TOLERANCE:.0e} is allowed. Export fewer steps."
+            f"{TOLERANCE:.0e} is allowed. Try fewer steps."
         )
 
     def of_pytorch(self, episode: Episode) -> NDArray:
@@ -121,9 +121,8 @@ class Judge:
 
     def feed(self, episode: Episode) -> dict[str, NDArray]:
         """An episode as the graph's inputs, by their names."""
-        values = [*(t.numpy() for t in episode), np.array(self.inner_lr, dtype=np.float32)]
-        names = [taken.name for taken in self.session.get_inputs()]
-        return dict(zip(names, values, strict=False))  # ProtoNet takes no rate
+        rate = {} if self.inner_lr is None else {"inner_lr": np.array(self.inner_lr, dtype=np.float32)}
+        return {name: tensor.numpy() for name, tensor in episode._asdict().items()} | rate
 
     def _milliseconds(self, episode: Episode) -> float:
         seconds = []

@@ -5,6 +5,7 @@ the backward passes alike, as one function that has no gradient left to take. Th
 """
 
 import copy
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import default_decompositions
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -24,9 +24,8 @@ from few_shot.lit_models import LitMAML, LitProtoNet
 from few_shot.lit_models.adapted_model import OFF, linear_head
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.without_head import LitWithoutHead
+from few_shot.onnx.derivatives import DECOMPOSITIONS
 from few_shot.private_parts import with_free_size
-
-aten = torch.ops.aten
 
 #: Outputs of ProtoNet's graph, whose learner takes any number of classes.
 MOST_CLASSES = 20
@@ -90,7 +89,7 @@ class Adaptation(nn.Module):
 
     def forward(self, support_x: Tensor, support_y: Tensor, query_x: Tensor, *inner_lr: Tensor) -> Tensor:
         """Predictions ``[K+1, Q, outputs]`` after each inner step, from 0; of classes their probabilities."""
-        learner = self.learner
+        learner: Any = self.learner
         episode = EpisodeBatch(*(x[None] for x in (support_x, support_y, query_x, support_y, support_y)))
         with torch.no_grad():
             if isinstance(learner, LitProtoNet):
@@ -103,7 +102,7 @@ class Adaptation(nn.Module):
                     factors = own(learner, step)
                     return {name: inner_lr[0] * (r if self.learns_rates else 1) for name, r in factors.items()}
 
-                learner.inner_rates = rates  # type: ignore[method-assign]
+                learner.inner_rates = rates
                 outputs = torch.cat(learner.step_predictions(episode, list(range(self.steps + 1))))
         return outputs.softmax(-1) if self.of_classes else outputs
 
@@ -137,14 +136,14 @@ def adaptation_graph(adaptation: Adaptation) -> Any:
     support_y = torch.zeros(SUPPORT, dtype=torch.int64) if of_classes else torch.zeros(SUPPORT, adaptation.outputs)
     inputs = [torch.zeros(SUPPORT, *shape), support_y, torch.zeros(QUERY, *shape)]
     inputs += [] if adaptation.rate is None else [torch.tensor(adaptation.rate)]
-    sizes = [{0: "support"}, {0: "support"}, {0: "query"}, {}][: len(inputs)]
+    sizes: list[dict[int, str]] = [{0: "support"}, {0: "support"}, {0: "query"}, {}][: len(inputs)]
     learner = adaptation.learner
     with _one_sentence(learner.model):
         weights = _weights(learner)
         free = [False] * len(weights) + [bool(size) for size in sizes]
         with with_free_size([*weights.values(), *inputs], free) as empty:
             of_weights = dict(zip(weights, empty, strict=False))
-            graph = make_fx(adaptation.by, _decompositions())(of_weights, *empty[len(weights) :])
+            graph = make_fx(adaptation.by, DECOMPOSITIONS)(of_weights, *empty[len(weights) :])
         return _to_onnx(_Traced(learner, graph), tuple(inputs), (tuple(sizes),), adaptation.inputs, "predictions")
 
 
@@ -159,7 +158,7 @@ def network_graph(learner: LitMetaLearner, input_shape: Sequence[int]) -> Any:
     weights = {name: w for name, w in learner.state_dict().items() if name.startswith("model.")}
     with _one_sentence(learner.model):
         inputs = (weights, torch.zeros(SUPPORT, *input_shape))
-        sizes = ({name: {} for name in weights}, {0: "n"})
+        sizes: Any = ({name: {} for name in weights}, {0: "n"})
         return _to_onnx(_Network(learner), inputs, sizes, [*weights, "x"], "outputs")
 
 
@@ -225,57 +224,7 @@ def _one_sentence(model: nn.Module) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        raise BadInput(f"{type(model).__name__} cannot be exported: {str(cause).splitlines()[0]}") from error
-
-
-def _decompositions() -> dict[Any, Any]:
-    """PyTorch's own, and those of derivatives that ONNX has no operation for."""
-    return {
-        **default_decompositions(),
-        aten.convolution_backward.default: _convolution_backward,
-        aten.max_pool2d_with_indices_backward.default: _max_pool_backward,
-        aten.select_backward.default: _select_backward,
-    }
-
-
-def _convolution_backward(
-    gradient, x, weight, bias_sizes, stride, padding, dilation, transposed, output_padding, groups, wanted
-):
-    """By x a transposed convolution, by the weight a convolution of x with the gradient, samples as channels."""
-    if transposed or groups > 1:
-        raise NotImplementedError(
-            "the gradient of a convolution that is transposed or in groups has no ONNX form here."
-        )
-    by_x = by_weight = by_bias = None
-    over = range(x.dim() - 2)
-    if wanted[0]:
-        covered = [
-            (gradient.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1
-            for i in over
-        ]
-        rest = [x.shape[2 + i] - covered[i] for i in over]  # rows at the end that the last stride does not reach
-        by_x = aten.convolution(gradient, weight, None, stride, padding, dilation, True, rest, 1)
-    if wanted[1]:
-        zeros = [0] * len(over)
-        by_weight = aten.convolution(
-            x.transpose(0, 1), gradient.transpose(0, 1), None, dilation, padding, stride, False, zeros, 1
-        )
-        for i in over:
-            by_weight = by_weight.narrow(2 + i, 0, weight.shape[2 + i])
-        by_weight = by_weight.transpose(0, 1)
-    if wanted[2]:
-        by_bias = gradient.sum([0, *range(2, x.dim())])
-    return by_x, by_weight, by_bias
-
-
-def _max_pool_backward(gradient, x, kernel_size, stride, padding, dilation, ceil_mode, indices):
-    """Each gradient goes to where its window's largest value is; ``indices`` are places in a flattened channel."""
-    return torch.zeros_like(x).flatten(2).scatter_add(2, indices.flatten(2), gradient.flatten(2)).view(x.shape)
-
-
-def _select_backward(gradient, sizes, dim, index):
-    """Zeros but for one row; none of them where there is one row, as of our one task."""
-    before, after = list(sizes), list(sizes)
-    before[dim], after[dim] = index % sizes[dim], sizes[dim] - index % sizes[dim] - 1
-    parts = [gradient.new_zeros(size) if size[dim] else None for size in (before, after)]
-    return torch.cat([p for p in (parts[0], gradient.unsqueeze(dim), parts[1]) if p is not None], dim)
+        reason = str(cause).splitlines()[0]
+        if unknown := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", reason):
+            reason = f"PyTorch's {unknown[1]} has no ONNX form."
+        raise BadInput(f"{type(model).__name__} cannot be exported: {reason}") from error
