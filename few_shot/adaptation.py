@@ -76,7 +76,7 @@ def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) 
             predictions = one_by_one(weights, x)
         except Exception as error:
             raise explain(model, x[0], error) from error
-        _ONE_BY_ONE.add(model)
+        run_one_by_one(model)
         warnings.warn(
             f"{type(model).__name__} runs for one task after the other, which is slower: "
             f"it cannot be vectorised over tasks ({str(reason).splitlines()[0]}).",
@@ -87,8 +87,13 @@ def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) 
     return predict
 
 
-#: Models that ``vmap`` cannot run.
+#: Models that run without ``vmap``.
 _ONE_BY_ONE: WeakSet[nn.Module] = WeakSet()
+
+
+def run_one_by_one(model: nn.Module) -> None:
+    """Have a model run for one task after the other, without ``vmap``, from now on."""
+    _ONE_BY_ONE.add(model)
 
 
 def _stacked(each: Sequence[Any]) -> Any:

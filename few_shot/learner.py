@@ -21,6 +21,7 @@ from few_shot.adapted import Adapted
 from few_shot.checkpoint import find_checkpoint, load_learner, save_learner
 from few_shot.errors import BadInput, at_least
 from few_shot.evaluation import EpisodeResults
+from few_shot.export import Exported, export
 from few_shot.lit_models import (
     LitANIL,
     LitBOIL,
@@ -223,6 +224,18 @@ class Learner:
             BadInput: the file cannot be written.
         """
         save_learner(self.lit_model, path)
+
+    def export(self, folder: str | Path, *, steps: int | None = None) -> Exported:
+        """Write the whole adaptation as one ONNX graph, for other languages: see :func:`few_shot.export.export`.
+
+        Args:
+            folder: where to write.
+            steps: inner steps in the graph; None for test_inner_loop_steps.
+
+        Raises:
+            BadInput: the learner cannot be exported, or the folder cannot be written.
+        """
+        return export(self.lit_model, folder, steps)
 
 
 @dataclass(eq=False)

@@ -30,6 +30,8 @@ MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
 MAY_IMPORT["plots"] = {"errors"}
 MAY_IMPORT["samples"] = {"data", "errors", "files", "limits"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
+MAY_IMPORT["onnx"] = {"adaptation", "episodes", "errors", "inner_optimizers", "lit_models", "private_parts"}
+MAY_IMPORT["export"] = {"checkpoint", "errors", "lit_models", "metrics", "onnx", "samples"}
 MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}
 #: Parts that know no Lightning.
 WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models", "learner"}

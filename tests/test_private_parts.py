@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DistributedDataParallel
 
 from few_shot import private_parts
@@ -193,3 +194,13 @@ assert ("PYTORCH_NVML_BASED_CUDA_CHECK" in os.environ) == torch.cuda.is_availabl
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_tracing_leaves_open_the_sizes_that_are_to_be_free_and_no_others():
+    """``matmul`` and ``flatten`` would fix a size that is traced without the dispatcher in Python."""
+    with private_parts.with_free_size([torch.zeros(3, 2), torch.zeros(3)], [True, False]) as (x, weight):
+        graph = make_fx(lambda x, weight: (x.flatten()[: x.shape[0]] * weight.sum()) @ x)(x, weight)
+    sizes = [tuple(node.meta["val"].shape) for node in graph.graph.nodes if node.op == "placeholder"]
+    assert not isinstance(sizes[0][0], int) and sizes[0][1] == 2 and sizes[1] == (3,)
+    x, weight = torch.rand(7, 2), torch.rand(3)
+    torch.testing.assert_close(graph(x, weight), (x.flatten()[:7] * weight.sum()) @ x)

@@ -194,9 +194,8 @@ def read_manifest(folder: Path) -> dict:
         raise ValueError("it was written by another version")
     splits, shape = manifest.get("splits"), manifest.get("image_shape")
     whole = {"preprocessing", "source"} <= manifest.keys() and isinstance(manifest.get("left_out", []), list)
-    whole = whole and isinstance(splits, dict)
     whole = whole and isinstance(shape, list) and len(shape) == 3 and all(_is_count(n) and n > 0 for n in shape)
-    if not (whole and all(_is_listed(splits.get(split)) for split in SPLITS)):
+    if not (whole and isinstance(splits, dict) and all(_is_listed(splits.get(split)) for split in SPLITS)):
         raise ValueError("its manifest is damaged")
     return manifest
 

@@ -49,8 +49,14 @@ class LitProtoNet(LitWithoutHead):
             fix_norms(embed, support_x)
         return NearestPrototype(embed, prototypes)
 
-    def logits(self, batch: EpisodeBatch, transductive: bool) -> Tensor:
-        """Minus the squared distance of each query sample to each prototype, ``[T, N*Q, N]``."""
+    def logits(self, batch: EpisodeBatch, transductive: bool, classes: int | None = None) -> Tensor:
+        """Minus the squared distance of each query sample to each prototype, ``[T, N*Q, N]``.
+
+        Args:
+            batch: the tasks.
+            transductive: whether batch norm sees support and query samples together.
+            classes: N; None for as many as there are. Those without support samples have NaN.
+        """
         shots = batch.support_x.shape[1]
         if transductive:
             embedded = self.embed({}, torch.cat([batch.support_x, batch.query_x], dim=1))
@@ -60,5 +66,5 @@ class LitProtoNet(LitWithoutHead):
             query = predict_apart(self.embed, {}, batch.support_x, batch.query_x)
         dtype = next(self.model.parameters()).dtype
         support, query = support.to(dtype), query.to(dtype)  # distances are exact, autocast or not
-        prototypes = prototypes_of(support, batch.support_y)
+        prototypes = prototypes_of(support, batch.support_y, classes)
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)
