@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -104,7 +105,7 @@ def log_picture(loggers: list[Logger], name: str, path: Path, step: int) -> None
     """Hand a picture to the loggers that take one."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, plt.imread(path)[:, :, :3], step, dataformats="HWC")
+            logger.experiment.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
         elif isinstance(logger, WandbLogger):
             logger.log_image(name, [str(path)])
 

@@ -12,18 +12,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import pytorch_lightning as pl
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.data import ImageFolders
 from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
-from few_shot.plots import can_draw_fit, draw_fit
-from training import visualize
 from training.command_line import clear_errors, parse
 from training.devices import device_name
 from training.experiment import Experiment, load_weights
-from training.loggers import close, log_picture
+from training.loggers import close
+from training.pictures_of_run import show_run
 from training.process import set_up_process
 from training.run_folder import RunFolder, data_record, ensemble_of, read_checkpoint
 from training.terminal import print_result
@@ -71,7 +68,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
             members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
             summary = test(trainer, lit_model, data, best, members, folder)
             folder.add_cost(trainer.global_step, test=time.perf_counter() - started)
-        draw(lit_model, data, trainer, folder)
+        show_run(lit_model, data, folder, trainer.loggers, trainer.global_step)
         close(trainer.loggers)
         print_result(f"Everything about this run is in {folder.path}")
         if isinstance(data, ImageFolders):
@@ -94,19 +91,6 @@ def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: R
         f"others into inbox/:\n    python training/predict.py --checkpoint={shlex.quote(str(folder.path))} "
         "--support=new_classes --images=inbox --output=labels.csv"
     )
-
-
-@rank_zero_only
-def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder) -> None:
-    """Write the run's pictures, and hand them to its loggers."""
-    pictures = {"curves": visualize.draw_curves(folder)}
-    if can_draw_fit(lit_model, data):
-        pictures["fit"] = folder.path / "fit.png"
-        draw_fit(lit_model, data).savefig(folder.path / "fit.png", dpi=120)
-    for name, path in pictures.items():
-        if path is not None:
-            log_picture(trainer.loggers, name, path, trainer.global_step)
-            print_result(f"{name}: {path}")
 
 
 if __name__ == "__main__":
