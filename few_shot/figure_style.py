@@ -136,13 +136,14 @@ def log_axis(axis: Any, text: Callable[[float], str] = plain_number) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """From three to seven numbers between two positive ones, as round as can be: powers of ten, or 1-2-5, or finer."""
-    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(x / 10 for x in range(10, 100, 2))):
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [round(d * 10.0**e, 12 - e) for e in decades for d in digits if low <= d * 10.0**e <= high]
+    """From three to nine numbers between two positive ones, as round as can be: powers of ten, or 1-2-5, or finer."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((10,), (10, 20, 50), (10, 15, 20, 30, 50, 70), range(10, 100, 10), range(100, 1000, 5)):
+        candidates = [float(f"{d / digits[0]:g}e{e}") for e in decades for d in digits]
+        found = [value for value in candidates if low <= value <= high]
         if len(found) >= 3:
-            return found[:: math.ceil(len(found) / 7)]
-    return found or [low, high]
+            return found[:: math.ceil(len(found) / 9)]
+    return [low, high]
 
 
 def save(figure: "Figure", *paths: Path) -> None:

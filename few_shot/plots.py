@@ -65,16 +65,17 @@ def draw_fit(
     points = drawn.support_x[0, :, 0].double().numpy()
     at = np.linspace(min(-5.0, points.min()), max(5.0, points.max()), 200)
     figure, panels = new_figure(1, len(learners), height=3.6, sharey=True)
+    shots = len(points)
+    what = f"Test task {episode}: {shots} support point{'s' * (shots > 1)}, MSE on {drawn.query_x.shape[1]} others"
     for axis, (title, learner) in zip(panels[0], learners.items(), strict=True):
         if (truth := truth_of(data)) is not None:
             values = truth("test", data.eval_seed, index, at[None, :, None])[0, :, 0]
             axis.plot(at, values, color=TRUTH, lw=5, label="truth", solid_capstyle="round")
         _draw_predictions(axis, learner, data.prepare(drawn, "test", learner.dtype), at, sorted(set(steps)))
-        support = f"{len(points)} support point{'s' if len(points) > 1 else ''}, MSE on {drawn.query_x.shape[1]} others"
-        axis.set(xlabel="x", title=title or f"Test task {episode}: {support}")
+        axis.set(xlabel="x", title=title if len(learners) > 1 else what)
     panels[0, 0].set_ylabel("y")
     if len(learners) > 1:
-        figure.suptitle(f"Test task {episode}: {support}", x=0.01, ha="left", fontsize=10)
+        figure.suptitle(what, x=0.01, ha="left", fontsize=10)
     return figure
 
 

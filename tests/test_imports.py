@@ -22,7 +22,9 @@ MAY_IMPORT = {
     "data": {"episodes", "errors", "metrics"},
 }
 MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
-MAY_IMPORT["plots"] = {"errors"}
+MAY_IMPORT["figure_style"] = {"errors"}
+MAY_IMPORT["plots"] = MAY_IMPORT["sheets"] = {"errors", "figure_style"}
+MAY_IMPORT["confusion"] = {"errors", "figure_style", "sheets"}
 MAY_IMPORT["samples"] = {"data", "errors"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
 MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}

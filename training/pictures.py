@@ -170,9 +170,9 @@ def draw_updates(folder: RunFolder, tests: Mapping[int, EpisodeResults], metric:
 
 @house_style()
 def draw_validations(runs: Mapping[str, RunFolder], metric: str) -> "Figure | None":
-    """The runs' validation against outer updates on one axis; None where none was validated."""
+    """The runs' validation against outer updates on one axis; None where none was validated twice."""
     curves = {name: found for name, run in runs.items() if (found := run.curve(f"val_{metric}"))}
-    if not curves:
+    if max(map(len, curves.values()), default=0) < 2:
         return None
     kind = METRICS[metric]
     figure, axis = _many(curves)

@@ -21,9 +21,10 @@ from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.experiment import Experiment, RunOptions, load_weights
 from training.gradients import draw_gradients
 from training.pictures import draw_curves, draw_steps, draw_updates
+from training.process import set_up_process
 from training.run_folder import RunFolder, data_record, make_folder, read_checkpoint
 from training.run_names import algorithm_name
-from training.terminal import hide_warnings_of_others, print_result, say
+from training.terminal import print_result, say
 from training.testing import score
 from training.trained import load_trained
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     with clear_errors():
         experiment = _parse(argv)
-        hide_warnings_of_others()
+        set_up_process(experiment.options)
         options = PictureOptions(**experiment.extra)
         for step in options.steps:
             at_least(0, step, "steps")
