@@ -51,7 +51,8 @@ def draw_gradients(folder: RunFolder) -> "Figure | None":
     figure.supylabel("size of an element of the gradient", fontsize=9)
     bar = figure.colorbar(mesh, ax=axes, label="of the elements, %", aspect=40, pad=0.02)
     bar.outline.set_edgecolor(FAINT)
-    bar.solids.set_rasterized(True)
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)
     left_out = f"; {len(logged) - len(names)} smaller ones are left out" if len(logged) > len(names) else ""
     figure.suptitle(f"Outer gradient of each parameter (its elements){left_out}", x=0.01, ha="left", fontsize=10)
     return figure

@@ -16,31 +16,35 @@ from few_shot.figure_style import (
     new_figure,
     shade,
 )
-from few_shot.metrics import METRICS
+from few_shot.metrics import METRICS, Metric
 from training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+#: Pairs of outer updates and value.
+Curve = Sequence[tuple[int, float]]
+
 
 @house_style()
 def draw_curves(folder: RunFolder) -> "Figure | None":
     """A run's training and validation, and its gradient's norm if logged, against outer updates; None without a log."""
     curves = {
-        quantity: [folder.curve(f"{part}_{quantity}") for part in ("train", "val")] for quantity in ("loss", *METRICS)
+        quantity: (folder.curve(f"train_{quantity}"), folder.curve(f"val_{quantity}"))
+        for quantity in ("loss", *METRICS)
     }
-    # An error that is the loss is drawn once.
-    names = [q for q, (train, val) in curves.items() if train or (val and val != curves["loss"][1])]
-    if not names and any(curves["loss"]):
-        names = ["loss"]
+    # An error that is the loss is drawn once, under the error's name.
+    alike = [name for name in METRICS if curves[name][1] and curves[name][1] == curves["loss"][1]]
+    names = [name for name, found in curves.items() if any(found) and name not in alike]
     norms = folder.curve("grad_norm")
     panels = len(names) + bool(norms)
     if panels == 0:
         return None
     figure, axes = new_figure(panels, 1, height=3.2 if panels == 1 else 2.4, sharex=True)
     for axis, name in zip(axes[:, 0], names, strict=False):
-        _draw_curve(axis, folder, name, *curves[name], error=name == "loss" and curves["mse"][1] == curves["loss"][1])
+        metric = METRICS.get(alike[0] if name == "loss" and alike else name)
+        _draw_curve(axis, folder, name, metric, *curves[name])
     if norms:
         updates, values = np.array(norms).T
         axes[-1, 0].plot(updates, values, color=COLOURS[0], alpha=0.3, lw=1)
@@ -55,11 +59,8 @@ def draw_curves(folder: RunFolder) -> "Figure | None":
     return figure
 
 
-def _draw_curve(
-    axis: "Axes", folder: RunFolder, name: str, train: Sequence[Any], val: Sequence[Any], error: bool
-) -> None:
+def _draw_curve(axis: "Axes", folder: RunFolder, name: str, metric: Metric | None, train: Curve, val: Curve) -> None:
     """Training, faint with a running mean, and validation with its interval."""
-    metric = METRICS.get("mse" if error else name)
     scale = 1.0 if metric is None else metric.scale
     if train:
         updates, values = np.array(train).T

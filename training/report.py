@@ -18,11 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from few_shot.errors import BadInput
-from few_shot.evaluation import EpisodeResults, paired_difference
-from few_shot.metrics import METRICS, Metric
+from few_shot.evaluation import EpisodeResults
+from few_shot.figure_style import house_style
+from few_shot.metrics import METRICS
 from training.command_line import clear_errors
 from training.page import inline, page, text
 from training.pictures import draw_steps, draw_validations
+from training.report_tables import comparison, duration, result_table, seconds_of, table
 from training.run_folder import RunFolder, make_folder
 from training.run_names import algorithm_name, run_names
 from training.terminal import print_result
@@ -59,8 +61,10 @@ PICTURES = {
 }
 
 #: The flags that say which test episodes a run has met.
-EPISODES = ("data_class", "eval_seed", "episode_classes", "support_samples", "test_query_samples", "query_samples")
-EPISODES += ("rotations", "shuffle_labels", "image_size", "class_split", "split_seed")
+EPISODES = (
+    *("data_class", "eval_seed", "episode_classes", "support_samples", "test_query_samples", "query_samples"),
+    *("rotations", "shuffle_labels", "image_size", "class_split", "split_seed"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,7 +91,7 @@ def report_of_one(folder: RunFolder) -> str:
     config, result = folder.config(), folder.result()
     title = f"{algorithm_name(config)} on {config['data_class']}"
     parts = [f"<p>{text(folder.path.absolute())}</p>"]
-    parts.append(_section("Test", "<p>The run was not tested.</p>" if result is None else _test_table(result)))
+    parts.append(_section("Test", "<p>The run was not tested.</p>" if result is None else result_table(result)))
     pictures = [_figure(svg, caption) for name, caption in PICTURES.items() if (svg := folder.picture(name))]
     parts.append(_section("Pictures", f'<div class="figures">{"".join(pictures)}</div>' if pictures else "<p>none</p>"))
     return page(title, "\n".join([*parts, _record(folder)]), STYLE)
@@ -101,9 +105,9 @@ def report_of_several(folders: Sequence[RunFolder]) -> str:
     """
     configs = [folder.config() for folder in folders]
     names = run_names(configs)
-    tests = _tests_on_the_same_episodes(folders, configs)
+    name_of_metric, tests = _tests_on_the_same_episodes(folders, configs)
     runs, results = dict(zip(names, folders, strict=True)), dict(zip(names, tests, strict=True))
-    metric = METRICS[_metric_of(folders[0])]
+    metric = METRICS[name_of_metric]
     trained = {name: config.get("inner_loop_steps") for name, config in zip(names, configs, strict=True)}
     figures = [
         ("The test after each inner step.", draw_steps(results, metric.name, trained)),
@@ -114,7 +118,7 @@ def report_of_several(folders: Sequence[RunFolder]) -> str:
         _figure(svg, name) for name, run in runs.items() if (svg := run.picture("fit") or run.picture("sheet"))
     )
     parts = [
-        _section("Test", _comparison(runs, results, metric)),
+        _section("Test", comparison(runs, results, metric)),
         _section("Curves", f'<div class="figures">{shown}</div>'),
     ]
     if fits:
@@ -126,105 +130,39 @@ def report_of_several(folders: Sequence[RunFolder]) -> str:
     return page(f"{len(folders)} runs on {configs[0]['data_class']}", "\n".join(parts), STYLE)
 
 
-def _metric_of(folder: RunFolder) -> str:
-    result = folder.result()
-    if result is None or folder.episodes() is None:
-        raise BadInput(f"{folder.path} holds no test, which a comparison needs: its run ended before, or had none.")
-    return result["metric"]
-
-
 def _tests_on_the_same_episodes(
     folders: Sequence[RunFolder], configs: Sequence[Mapping[str, Any]]
-) -> list[EpisodeResults]:
-    """Each run's test; BadInput names what differs where the episodes are not the same."""
-    first, config = folders[0], configs[0]
-    classes = first.test_classes()
-    tests: list[EpisodeResults] = []
+) -> tuple[str, list[EpisodeResults]]:
+    """The metric, and each run's test; BadInput names what differs where the episodes are not the same."""
+    first, config, classes = folders[0], configs[0], folders[0].test_classes()
+    metrics, tests = [], []
     for folder, other in zip(folders, configs, strict=True):
+        result, episodes = folder.result(), folder.episodes()
+        if result is None or episodes is None:
+            raise BadInput(f"{folder.path} holds no test, which a comparison needs: its run ended before, or had none.")
         both = f"{first.path} and {folder.path} were tested on other episodes and cannot be compared:"
-        if _metric_of(folder) != _metric_of(first):
-            raise BadInput(f"{first.path} and {folder.path} have other metrics and cannot be compared.")
         for flag in EPISODES:
             if flag == "query_samples" and config.get("test_query_samples") is not None:
                 continue  # the training's alone
             if other.get(flag) != config.get(flag):
                 raise BadInput(f"{both} {flag} is {config.get(flag)} and {other.get(flag)}.")
         if None not in (classes, folder.test_classes()) and folder.test_classes() != classes:
-            raise BadInput(f"{both} the test classes differ.")
-        found = folder.episodes()
-        assert found is not None, "checked above"
-        if tests and not np.array_equal(found.index, tests[0].index):
-            raise BadInput(f"{both} there are {len(tests[0].index)} and {len(found.index)}, or others.")
-        tests.append(found)
-    return tests
-
-
-def _test_table(result: Mapping[str, Any]) -> str:
-    """The result after each inner step, as the run printed it."""
-    metric = METRICS[result["metric"]]
-    rows = [(row["step"], number(metric, row["mean"], row["ci95"])) for row in result["per_step"]]
-    if "ensemble" in result:
-        of = result["ensemble"]
-        rows.append((f"ensemble of {of['members']}", number(metric, of["mean"], of["ci95"])))
-    notes = f"Means with 95 % confidence intervals over {result['episodes']} test episodes."
-    if result["diverged"]:
-        left = "left out of the mean" if metric.when_diverged is None else f"counted as {metric.when_diverged:g}"
-        notes += f" {result['diverged']} diverged, {left}."
-    if not result["transductive"]:
-        notes += " Not transductive: batch norm by the support set's statistics."
-    return table(["inner steps", metric.title], rows) + f"<p>{notes}</p>"
-
-
-def _comparison(runs: Mapping[str, RunFolder], results: Mapping[str, EpisodeResults], metric: Metric) -> str:
-    """A row for each run: its result, and the difference to the first on the same episodes."""
-    names = list(runs)
-    last = {name: result.by_episode(metric.name) for name, result in results.items()}
-    rows = []
-    for name, result in results.items():
-        difference = "–"
-        if name != names[0]:
-            mean, ci95, _ = paired_difference(last[name], last[names[0]])
-            difference = number(metric, mean, ci95, signed=True)
-        facts = runs[name].facts()
-        rows.append(
-            (
-                name,
-                number(metric, *result.mean_metric(metric.name, 0)),
-                f"{number(metric, *result.mean_metric(metric.name))} ({result.steps[-1]})",
-                difference,
-                int(result.diverged.sum()),
-                facts.get("updates", "–"),
-                _duration(_seconds(runs[name]).get("training")),
-            )
-        )
-    head = ["run", f"{metric.title} before", "after (inner steps)", f"difference to {names[0]}", "diverged"]
-    episodes = len(next(iter(results.values())).index)
-    note = (
-        f"95 % confidence intervals over the same {episodes} test episodes. A difference is taken episode by episode: "
-        "an interval without 0 tells two runs apart, even where their own intervals overlap. "
-        f"{'Higher' if metric.mode == 'max' else 'Lower'} is better."
-    )
-    return table([*head, "outer updates", "training"], rows) + f"<p>{text(note)}</p>"
-
-
-def number(metric: Metric, mean: float | None, ci95: float | None, signed: bool = False) -> str:
-    """A result with its interval and unit."""
-    values = [None if value is None else metric.scale * value for value in (mean, ci95)]
-    form = f"{'+' if signed else ''}.{metric.digits}f"
-    first, second = (
-        "undefined" if v is None else f"{v:{f}}" for v, f in zip(values, (form, form.lstrip("+")), strict=True)
-    )
-    return f"{first} ± {second}{metric.unit}".replace("-", "\N{MINUS SIGN}")
+            raise BadInput(f"{both} the test's classes differ.")
+        if tests and not np.array_equal(episodes.index, tests[0].index):
+            raise BadInput(f"{both} {len(tests[0].index)} episodes and {len(episodes.index)}, of other numbers.")
+        metrics.append(result["metric"])
+        tests.append(episodes)
+    return metrics[0], tests
 
 
 def _record(folder: RunFolder) -> str:
     """Command, cost, versions and settings."""
     facts, parts = folder.facts(), folder.parts()
     command = "\n".join(_command(part) for part in parts)
-    seconds = _seconds(folder)
+    seconds = seconds_of(folder)
     cost = [
         ("outer updates", facts.get("updates", "–")),
-        *((part, _duration(value)) for part, value in seconds.items()),
+        *((part, duration(value)) for part, value in seconds.items()),
         ("device", facts["device"]),
         ("threads", facts["threads"]),
     ]
@@ -245,21 +183,6 @@ def _command(part: Mapping[str, Any]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
 
 
-def _seconds(folder: RunFolder) -> dict[str, int]:
-    """What each part of the run has taken, over all its starts."""
-    parts = folder.parts()
-    names = dict.fromkeys(name for part in parts for name in part.get("seconds", {}))
-    return {name: sum(part.get("seconds", {}).get(name, 0) for part in parts) for name in names}
-
-
-def _duration(seconds: int | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 120:
-        return f"{seconds} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def _section(title: str, body: str) -> str:
     return f"<section>\n<h2>{text(title)}</h2>\n{body}\n</section>"
 
@@ -272,23 +195,10 @@ def _figure(svg: str, caption: str) -> str:
 
 def as_svg(figure: "Figure") -> str:
     """A figure as the text of an SVG file."""
-    from few_shot.figure_style import house_style
-
     file = io.StringIO()
     with house_style():
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; without a head, its first column names the rows."""
-    top = f"<thead><tr>{''.join(f'<th scope=col>{text(cell)}</th>' for cell in head)}</tr></thead>" if head else ""
-    body = "".join(
-        f"<tr><th scope=row>{text(first)}</th>{''.join(f'<td>{text(cell)}</td>' for cell in rest)}</tr>"
-        for first, *rest in rows
-    )
-    kind = ' class="numbers"' if head else ""
-    return f'<div class="table" tabindex="0"><table{kind}>{top}<tbody>{body}</tbody></table></div>'
 
 
 if __name__ == "__main__":
