@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Text, what stands back, rules, and the truth behind predictions.
 INK, FAINT, RULE, TRUTH = "#1c1c1a", "#6f6f6a", "#d8d8d4", "#bdbdb8"
 #: Series in their order: blue, orange, red, light blue, brown, pink.
-COLOURS = ("#004488", "#d28e00", "#bb5566", "#6699cc", "#775500", "#ee99aa")
+COLOURS = ("#004488", "#d99300", "#bb5566", "#6699cc", "#775500", "#ee99aa")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 MARKERS = "osD^vPX"
 #: Width of a panel in inches: its text, at 10 points, can still be read on a phone.
@@ -50,7 +50,7 @@ SETTINGS: dict[Any, Any] = {
     "lines.markersize": 4,
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "figure.dpi": 200,
+    "figure.dpi": 180,
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "few_shot",  # the same figure is the same file
 }
@@ -153,6 +153,8 @@ def save(figure: "Figure", *paths: Path) -> None:
         BadInput: a file cannot be written.
     """
     with house_style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it is laid out now, once for all files
         for path in paths:
             try:
                 figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -55,6 +55,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         folder.record(experiment.config, device_name(experiment), resumed_at, data.record())
         trainer = build_trainer(experiment, folder, data.metric, resumed_at)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+        updates = trainer.global_step  # now: the test of an ensemble sets it to 0
         checkpoint: Any = trainer.checkpoint_callback
         best = None
         if options.limit_val_batches == 0:  # nothing says what is best, and the last update may lie between two saves
@@ -67,8 +68,8 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
             kept = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
             members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
             summary = test(trainer, lit_model, data, best, members, folder)
-            folder.add_cost(trainer.global_step, test=time.perf_counter() - started)
-        show_run(lit_model, data, folder, trainer.loggers, trainer.global_step)
+            folder.add_cost(updates, test=time.perf_counter() - started)
+        show_run(lit_model, data, folder, trainer.loggers, updates)
         close(trainer.loggers)
         print_result(f"Everything about this run is in {folder.path}")
         if isinstance(data, ImageFolders):
