@@ -136,11 +136,16 @@ def log_axis(axis: Any, text: Callable[[float], str] = plain_number) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """From three to nine numbers between two positive ones, as round as can be: powers of ten, or 1-2-5, or finer."""
+    """At most nine round numbers between two positive ones: powers of ten, or 1-2-5, or else even steps."""
+    from matplotlib.ticker import MaxNLocator
+
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((10,), (10, 20, 50), (10, 15, 20, 30, 50, 70), range(10, 100, 10), range(100, 1000, 5)):
-        candidates = [float(f"{d / digits[0]:g}e{e}") for e in decades for d in digits]
-        found = [value for value in candidates if low <= value <= high]
+    choices = [
+        [float(f"{d}e{e}") for e in decades for d in digits] for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+    ]
+    choices.append(MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high).tolist())
+    for choice in choices:
+        found = [value for value in choice if low <= value <= high]
         if len(found) >= 3:
             return found[:: math.ceil(len(found) / 9)]
     return [low, high]

@@ -124,7 +124,7 @@ def draw_steps(runs: Mapping[str, EpisodeResults], metric: str, trained: Mapping
         if (step := trained.get(name)) in results.steps:
             at = results.steps.index(step)
             axis.plot(step, mean[at], style["marker"], ms=9, mfc="none", mec=style["color"], mew=1.4)
-        least = min(least, np.nanmin(mean - np.nan_to_num(ci95), initial=np.inf))
+        least = min(least, np.nanmin(mean, initial=np.inf))
     episodes = len(next(iter(runs.values())).index)
     axis.set(xlabel="inner steps (ringed: as many as in training)", ylabel=axis_name(metric))
     axis.set_title(f"{episodes} test episodes, 95 % interval")

@@ -47,7 +47,7 @@ class PictureOptions:
             "updates" a test of each checkpoint that the run kept, against outer updates; "confusion" which of the
             test's classes are taken for which; "curves" training and validation, from the run's log; "gradients" the
             outer gradients, if the run logged their histograms.
-        steps: inner steps. A curve is drawn after each of these (null is 0 1 10), a sheet before and after the largest,
+        steps: inner steps. A curve is drawn after each of these ([] is 0 1 10), a sheet before and after the largest,
             and results up to the largest, which may be more than in training.
         shots: support samples per class, or points of a curve; null is as many as the run's.
         against: other runs or checkpoints to put beside this one, in "task" (of a curve) and "steps". random is the
