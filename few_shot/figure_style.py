@@ -143,7 +143,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     choices = [
         [float(f"{d}e{e}") for e in decades for d in digits] for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
     ]
-    choices.append(MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high).tolist())
+    choices.append([float(value) for value in MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(low, high)])
     for choice in choices:
         found = [value for value in choice if low <= value <= high]
         if len(found) >= 3:

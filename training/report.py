@@ -135,7 +135,8 @@ def _tests_on_the_same_episodes(
 ) -> tuple[str, list[EpisodeResults]]:
     """The metric, and each run's test; BadInput names what differs where the episodes are not the same."""
     first, config, classes = folders[0], configs[0], folders[0].test_classes()
-    metrics, tests = [], []
+    metrics: list[str] = []
+    tests: list[EpisodeResults] = []
     for folder, other in zip(folders, configs, strict=True):
         result, episodes = folder.result(), folder.episodes()
         if result is None or episodes is None:
