@@ -15,9 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import yaml
 
+from few_shot.evaluation import paired_difference
 from few_shot.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -124,16 +124,10 @@ def _result_of(row: dict[str, float], scale: float, digits: int, signed: bool = 
     return f"{scale * row['mean']:{'+' if signed else ''}.{digits}f} ± {scale * row['ci95']:.{digits}f}"
 
 
-def compare(ours: Path, theirs: Path) -> dict[str, float]:
-    """Mean and 95 % interval of the difference, ours minus theirs, of two files of one result an episode.
-
-    Episodes that both have are compared; they are the same tasks, so the interval is narrower than either result's.
-    """
-    both = [_episodes(path) for path in (ours, theirs)]
-    shared = sorted(both[0].keys() & both[1].keys())
-    difference = np.array([both[0][i] - both[1][i] for i in shared])
-    ci95 = 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
-    return {"mean": float(difference.mean()), "ci95": float(ci95), "episodes": len(shared)}
+def compare(ours: Path, theirs: Path) -> dict[str, float | None]:
+    """Mean and 95 % interval of the difference, ours minus theirs, of two files of one result an episode."""
+    mean, ci95, episodes = paired_difference(_episodes(ours), _episodes(theirs))
+    return {"mean": mean, "ci95": ci95, "episodes": episodes}
 
 
 def _episodes(path: Path) -> dict[int, float]:

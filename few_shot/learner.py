@@ -37,6 +37,7 @@ from few_shot.lit_models.base import LitMetaLearner
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of
+from few_shot.sheets import can_draw_sheet, draw_sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -184,18 +185,21 @@ class Learner:
         model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
         return Adapted(model, inputs, classes, like, flat=np.ndim(y) == 1, transductive=transductive)
 
-    def plot(self, data: pl.LightningDataModule, *, episode: int = 0, steps: Sequence[int] = (0, 1, 10)) -> "Figure":
-        """Draw how the learner adapts to one test task that is a curve; ``.savefig(path)`` writes it.
+    def plot(self, data: pl.LightningDataModule, *, episode: int = 0, steps: Sequence[int] | None = None) -> "Figure":
+        """Draw how the learner adapts to one test task, a curve or pictures; ``.savefig(path)`` writes it.
 
         Args:
-            data: the data module of the tasks.
+            data: the data module of the tasks; of pictures, after its ``setup``.
             episode: the number of the test task, from 0.
-            steps: the inner steps to draw, 0 for before adaptation.
+            steps: the inner steps after which a curve is drawn, 0 for before adaptation; None for 0, 1 and 10.
+                Pictures are shown before and after the largest of them; None for test_inner_loop_steps.
 
         Raises:
-            BadInput: the tasks are no curves, or the learner has no inner loop.
+            BadInput: the tasks are neither, the learner has no inner loop for a curve, or matplotlib is missing.
         """
-        return draw_fit(self.lit_model, data, episode, steps)
+        if can_draw_sheet(data):
+            return draw_sheet(self.lit_model, data, episode, None if steps is None else max(steps))
+        return draw_fit(self.lit_model, data, episode, (0, 1, 10) if steps is None else steps)
 
     @property
     def inputs(self) -> Inputs:

@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "data": {"episodes", "errors", "files", "limits", "metrics", "pickles"},
 }
 MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
-MAY_IMPORT["plots"] = {"errors"}
+MAY_IMPORT["figure_style"] = {"errors", "whole_files"}
+MAY_IMPORT["plots"] = MAY_IMPORT["sheets"] = {"errors", "figure_style"}
+MAY_IMPORT["confusion"] = {"errors", "figure_style", "sheets"}
 MAY_IMPORT["samples"] = {"data", "errors", "files", "limits"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
 MAY_IMPORT["onnx"] = {"adaptation", "episodes", "errors", "inner_optimizers", "lit_models", "private_parts"}

@@ -24,7 +24,7 @@ import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
@@ -228,7 +228,7 @@ def parse(
         BadInput: a class, a config file or a value cannot be used.
         SystemExit: status 2 for a flag that does not exist or whose value has the wrong type.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _with_lists(sys.argv[1:] if argv is None else argv, extra)
     flags = _choices(argv, settings_from)
     checkpoint, config_file, log_dir = (flags.pop(flag, None) for flag in (settings_from, "config", "log_dir"))
     from_file = (
@@ -305,28 +305,38 @@ def parse_options(argv: Sequence[str] | None, description: str, options: type) -
     parser = _Parser(prog=_program(), usage="%(prog)s --flag=value ...", description=description, allow_abbrev=False)
     parser.flags = set(_add_arguments(parser.add_argument_group("Flags"), options, set()))
     _offered.update(parser.flags)
-    lists = {f"--{f.name}" for f in fields(options) if get_origin(f.type) is list}
-    argv = _with_lists(list(sys.argv[1:] if argv is None else argv), lists)
+    argv = _with_lists(sys.argv[1:] if argv is None else argv, options)
     values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
     return options(**{f.name: values[f.name] for f in fields(options)})
 
 
-def _with_lists(argv: Sequence[str], lists: Collection[str]) -> list[str]:
-    """Turn ``--images a b`` and ``--images=a --images=b`` into one value, as jsonargparse takes it."""
+def _with_lists(argv: Sequence[str], options: type | None) -> list[str]:
+    """Turn ``--images a b`` and ``--images=a --images=b`` into one value, as jsonargparse takes it.
+
+    Args:
+        options: a dataclass; its fields that are lists take several values.
+    """
+    of_text = {f"--{f.name}": f.type == list[str] for f in fields(options or _NoOptions) if get_origin(f.type) is list}
     found: list[str] = []
     values: dict[str, list[str]] = {}
     flag = ""
     for token in argv:
-        is_flag = token.startswith("-")
+        is_flag = token.startswith("-") and not token[1:].isdigit()
         if is_flag:
             flag, _, value = token.partition("=")
-        if flag not in lists:
+        if flag not in of_text:
             found.append(token)
             continue
         values.setdefault(flag, [])
         if token != flag:
             values[flag].append(value if is_flag else token)
-    return [*found, *(f"{name}={json.dumps(value)}" for name, value in values.items())]
+    as_text = {name: json.dumps(v) if of_text[name] else f"[{', '.join(v)}]" for name, v in values.items()}
+    return [*found, *(f"{name}={text}" for name, text in as_text.items())]
+
+
+@dataclass
+class _NoOptions:
+    """No flags of a program's own."""
 
 
 def _parser(description: str, extra: type | None, classes: dict[str, type], unused: Set[str] = frozenset()) -> _Parser:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
@@ -92,7 +93,7 @@ class TensorBoardFile(RunLogger):
 
     def log_picture(self, name: str, path: Path, step: int) -> None:
         if self.writer is not None:
-            self.writer.add_image(name, plt.imread(path)[:, :, :3], step, dataformats="HWC")
+            self.writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
 
     def save(self) -> None:
         if self.writer is not None:

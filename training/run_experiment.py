@@ -20,25 +20,22 @@ if __name__ == "__main__":
     end_while_importing()
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.data import ImageFolders
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.metrics import METRICS
-from few_shot.plots import can_draw_fit, draw_fit
-from few_shot.whole_files import write_whole
 from training import slurm
 from training.callbacks import RunRecord
 from training.command_line import clear_errors, parse
 from training.devices import device_name, end_launched
 from training.experiment import Experiment, load_weights
+from training.pictures_of_run import show_run
 from training.process import set_up_process
 from training.run_folder import RunFolder, check_resumable, data_record, ensemble_of, read_checkpoint
 from training.stopping import Stopped
 from training.terminal import print_result, say
 from training.testing import test
 from training.trainer import build_trainer
-from training.visualize import as_png, draw_curves
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
@@ -56,7 +53,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         before = read_checkpoint(options.resume, "resume")
         check_resumable(before, options.resume)
     if before and not options.fast_dev_run and (over := trains_no_more(experiment, before)):
-        folder_of_run = RunFolder.of(str(options.resume))
+        folder_of_run = RunFolder.going_on_from(str(options.resume))
         if options.limit_test_batches == 0 or folder_of_run is None or folder_of_run.is_tested:
             say(f"{over} Nothing is done, and nothing is changed.")
             return None
@@ -140,12 +137,11 @@ def finish(
         kept = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
         members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
         summary = test(trainer, lit_model, data, best, members, folder)
-        seconds = time.perf_counter() - started
-    draw(lit_model, data, trainer, folder, updates)
-    if summary is not None:
-        folder.add_cost(updates, test=seconds)  # the last thing that is written: now the run is over
-    for logger in trainer.loggers:
-        logger.close()  # type: ignore[attr-defined]
+        folder.add_cost(updates, test=time.perf_counter() - started)
+    loggers: Any = trainer.loggers
+    show_run(lit_model, data, folder, loggers, updates)
+    for logger in loggers:
+        logger.close()
     print_result(f"Everything about this run is in {folder.path}")
     if isinstance(data, ImageFolders):
         print_result(in_plain_words(data, summary, folder))
@@ -167,20 +163,6 @@ def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: R
         f"others into inbox/:\n    python training/predict.py --checkpoint={shlex.quote(str(folder.path))} "
         "--support=new_classes --images=inbox --output=labels.csv"
     )
-
-
-@rank_zero_only
-def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder, updates: int) -> None:
-    """Write the run's pictures, and hand them to its loggers."""
-    pictures = {"curves": draw_curves(folder)}
-    if can_draw_fit(lit_model, data):
-        pictures["fit"] = folder.path / "fit.png"
-        write_whole(folder.path / "fit.png", as_png(draw_fit(lit_model, data)))
-    for name, path in pictures.items():
-        if path is not None:
-            for logger in trainer.loggers:
-                logger.log_picture(name, path, updates)  # type: ignore[attr-defined]
-            print_result(f"{name}: {path}")
 
 
 if __name__ == "__main__":

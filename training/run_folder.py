@@ -12,19 +12,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from few_shot.checkpoint import WEIGHTS, callback_states, find_checkpoint, read_any
 from few_shot.errors import BadInput
-from few_shot.evaluation import EpisodeResults, write_episodes
+from few_shot.evaluation import EpisodeResults, read_episodes, write_episodes
+from few_shot.figure_style import save
 from few_shot.files import given_path
 from few_shot.whole_files import CannotWrite, remove_unfinished, sync, write_together, write_whole
 from training import slurm
 from training.settings import as_settings, read_settings
 from training.terminal import is_first_process, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Hands the run's number from the process that started the run to those it launches.
 VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
@@ -42,7 +48,9 @@ class RunFolder:
     ``checkpoints/``               ``last.ckpt`` and the best by validation, ``best-step=<updates>.ckpt``
     ``test_metrics.json``          the test's result
     ``test_episodes.csv``          the test's result, episode by episode; ``ensemble_episodes.csv`` likewise
-    ``curves.png``, ``fit.png``    pictures
+    ``curves.png``, ``steps.png``  pictures, each as ``.svg`` too: training and validation, the test against inner
+                                   steps; ``fit`` or ``sheet``, a test task; ``gradients``, if they were logged
+    ``report.html``                all of this on one page
     ============================== ====================================================================
 
     Writing methods write in the first process only. A file that is rewritten is written whole; rows are added to
@@ -66,7 +74,7 @@ class RunFolder:
         """
         parent = given_path(log_dir, "log_dir") / name
         if resume is not None:
-            resumed = RunFolder.of(resume)
+            resumed = RunFolder.going_on_from(resume)
             if resumed is not None:
                 return resumed
         if VERSION_VARIABLE in os.environ:
@@ -87,10 +95,23 @@ class RunFolder:
 
     @staticmethod
     def of(checkpoint: Path | str) -> "RunFolder | None":
+        """The run that a checkpoint, or the folder of a run, belongs to; None where it has no log beside it."""
+        path = Path(checkpoint).absolute()
+        folders = [path, path.parent.parent]
+        return next((RunFolder(folder) for folder in folders if (folder / "metrics.csv").is_file()), None)
+
+    @staticmethod
+    def going_on_from(checkpoint: Path | str) -> "RunFolder | None":
         """The folder of the run that goes on from a checkpoint; None where it does not lie in one."""
         folder = RunFolder(Path(checkpoint).absolute().parent.parent)
         is_run = (folder.path / "config.yaml").is_file() and re.fullmatch(r"version_\d+", folder.path.name)
         return folder if is_run else None
+
+    @staticmethod
+    def latest(log_dir: Path | str, name: str) -> "RunFolder | None":
+        """The run of an experiment that was started last, in the folder of all runs; None if there is none."""
+        found = [RunFolder(p) for p in (Path(log_dir) / name).glob("version_*") if p.name[8:].isdigit()]
+        return max(found, key=lambda folder: folder.number, default=None)
 
     @staticmethod
     def newest(log_dir: str) -> "RunFolder":
@@ -246,6 +267,18 @@ class RunFolder:
             write_episodes(results, summary["metric"], self.path / f"{name}_episodes.csv")
         write_whole(self.path / "test_metrics.json", json.dumps(summary, indent=2) + "\n")
 
+    def write_picture(self, name: str, figure: "Figure") -> Path:
+        """Write a picture as PNG and SVG; returns the PNG's path."""
+        files = [self.path / f"{name}.{ending}" for ending in ("png", "svg")]
+        save(figure, *files)
+        return files[0]
+
+    def write_report(self, page: str) -> Path:
+        """Write ``report.html``."""
+        path = self.path / "report.html"
+        write_whole(path, page)
+        return path
+
     # Reading.
 
     def config(self) -> dict[str, Any]:
@@ -274,13 +307,61 @@ class RunFolder:
             parts.insert(0, parts[0]["resumed"])
         return parts
 
-    def result(self) -> dict[str, Any]:
-        """The test's summary."""
-        return json.loads((self.path / "test_metrics.json").read_text())
+    def result(self) -> dict[str, Any] | None:
+        """The test's summary; None if there is none."""
+        path = self.path / "test_metrics.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def test_classes(self) -> list[str] | None:
+        """The classes of the test; None where they are not on record, or there are no classes."""
+        path = self.path / "data.json"
+        return json.loads(path.read_text()).get("classes", {}).get("test") if path.is_file() else None
+
+    def episodes(self) -> EpisodeResults | None:
+        """The test's result, episode by episode; None if there is none."""
+        path = self.path / "test_episodes.csv"
+        return read_episodes(path) if path.is_file() else None
+
+    def picture(self, name: str) -> str | None:
+        """A picture, as SVG; None if it was not drawn."""
+        path = self.path / f"{name}.svg"
+        return path.read_text() if path.is_file() else None
+
+    def kept(self) -> dict[int, Path]:
+        """The checkpoints that the run kept, by their outer updates, the earliest first."""
+        found = {int(path.stem.partition("=")[2]): path for path in self.checkpoints.glob("best-step=*.ckpt")}
+        if self.last_checkpoint.is_file():
+            found.setdefault(read_checkpoint(self.last_checkpoint, "checkpoint")["global_step"], self.last_checkpoint)
+        return dict(sorted(found.items()))
+
+    def gradient_histograms(self) -> dict[str, list[tuple[int, NDArray]]]:
+        """For each parameter, the outer updates at which its gradient was logged, and its values then.
+
+        Values are ``[buckets, 2]``: the middle of each of TensorBoard's buckets, and how many elements it holds.
+        """
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(self.path), size_guidance={"histograms": 0})
+        events.Reload()
+        found = {}
+        for tag in events.Tags()["histograms"]:
+            if tag.startswith("gradients/"):
+                found[tag.removeprefix("gradients/")] = [
+                    (event.step + 1, _middles_and_counts(event.histogram_value)) for event in events.Histograms(tag)
+                ]
+        return found
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """What was logged under a name: pairs of outer updates and value; none if it was not logged."""
         return [(_updates_seen(row), float(row[name])) for row in self._rows() if row.get(name)]
+
+
+def _middles_and_counts(histogram: Any) -> NDArray:
+    """A histogram of TensorBoard's: each bucket by its upper end, the first from the least value on."""
+    upper = np.minimum(histogram.bucket_limit, histogram.max)
+    lower = np.maximum([histogram.min, *histogram.bucket_limit[:-1]], histogram.min)
+    counts = np.asarray(histogram.bucket)
+    return np.stack([(lower + upper) / 2, counts], axis=1)[counts > 0]
 
 
 def _updates_seen(row: Mapping[str, Any]) -> int:
@@ -380,7 +461,7 @@ def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
         try:
             return file, read_checkpoint(file, "resume")["config"]
         except BadInput as error:
-            if RunFolder.of(file) is None or not file.is_file():
+            if RunFolder.going_on_from(file) is None or not file.is_file():
                 raise
             raise BadInput(
                 f"{error} --resume={file.parent.parent} goes on from the newest that can be read."

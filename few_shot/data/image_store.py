@@ -114,6 +114,11 @@ class ImageStore:
             raise BadInput(f"train_classes={classes} must be at least 1 and at most the {there} there are.")
         return self.select(range(classes))
 
+    def classes_of(self, rows: NDArray) -> NDArray[np.int64]:
+        """The number, among these classes, of the class that each row belongs to."""
+        order = np.argsort(self.class_starts)
+        return order[np.searchsorted(self.class_starts[order], rows, side="right") - 1]
+
     def gather(self, rows: Tensor) -> Tensor:
         """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on.
 

@@ -38,6 +38,7 @@ def test_a_new_run_leaves_these_files_and_no_others(tmp_path):
     assert found == sorted(
         [
             *("checkpoints/best-step=3.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", events, "fit.png"),
+            *("curves.svg", "fit.svg", "steps.png", "steps.svg", "report.html"),
             *("metrics.csv", "run.json", "test_episodes.csv", "test_metrics.json"),
         ]
     )
@@ -92,7 +93,7 @@ def test_one_event_file_holds_training_test_and_pictures(tmp_path):
     events = EventAccumulator(str(file))
     events.Reload()
     assert {"train_loss", "val_mse", "test_mse"} <= set(events.Tags()["scalars"])
-    assert set(events.Tags()["images"]) == {"curves", "fit"}
+    assert set(events.Tags()["images"]) == {"curves", "fit", "steps"}
     assert events.Scalars("test_mse")[0].value == pytest.approx(summary["mean"], rel=1e-6)
 
 
@@ -107,6 +108,8 @@ def test_results_are_on_stdout_and_progress_on_stderr(tmp_path):
     assert last.splitlines() == [
         f"curves: {folder / 'curves.png'}",
         f"fit: {folder / 'fit.png'}",
+        f"steps: {folder / 'steps.png'}",
+        f"report: {folder / 'report.html'}",
         f"Everything about this run is in {folder}",
     ]
     lines = [line for line in output.stderr.replace("\r", "\n").splitlines() if line.strip()]
