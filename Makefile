@@ -2,7 +2,7 @@
 # `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test gradcheck compare overfitting bench reproduce lint format pip-tools conda-update clean always
+.PHONY: help install train test gradcheck compare overfitting bench reproduce web web-build lint format pip-tools conda-update clean always
 
 # 3.14 is the newest Python that the pinned torch has wheels for.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
@@ -54,6 +54,22 @@ bench: $(STAMP) $(BENCH_STAMP)  ## Time a meta-training step beside other framew
 
 reproduce: $(STAMP)  ## Train what is left of the results table, at the lowest priority; LIST=1 lists it, ROW=name trains one row
 	.venv/bin/python benchmarks/reproduce.py $(if $(LIST),--list) $(if $(ROW),--row=$(ROW)) $(if $(DATA),--data=$(DATA)) $(if $(QUEUE),--queue=$(QUEUE))
+
+web: web-build  ## Serve the page of web/ on 127.0.0.1, where the networks adapt in the browser (needs Node 20; PORT=8000)
+	cd web && npm run --silent serve
+
+web-build: web/public/models web/node_modules  ## Build that page into web/dist, for any static host
+	cd web && npm run --silent build
+
+web/node_modules: web/package-lock.json
+	@command -v npm >/dev/null || { echo "the page needs Node 20 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	cd web && npm ci --ignore-scripts --no-fund
+	@touch $@
+
+# The page's models are exported again when their weights or the export have changed.
+web/public/models: web/models.py training/export.py $(wildcard few_shot/onnx*.py benchmarks/results/*/weights.safetensors) | $(STAMP)
+	.venv/bin/python web/models.py
+	@touch $@
 
 lint: $(STAMP)  ## Check style, types and shell scripts
 	bash tasks/lint.sh
