@@ -67,7 +67,9 @@ web/node_modules: web/package-lock.json
 	@touch $@
 
 # The page's models are exported again when their weights or the export have changed.
-web/public/models: web/models.py training/export.py $(wildcard few_shot/onnx*.py benchmarks/results/*/weights.safetensors) | $(STAMP)
+web/public/models: web/models.py $(wildcard few_shot/export.py few_shot/onnx_*.py \
+		benchmarks/results/sinusoid_10shot/weights.safetensors \
+		benchmarks/results/omniglot_5way_1shot_15query/weights.safetensors) | $(STAMP)
 	.venv/bin/python web/models.py
 	@touch $@
 
@@ -111,5 +113,5 @@ conda-update:  ## For conda users: create or update the environment `few_shot`, 
 	@echo "now: conda activate few_shot"
 
 clean:  ## Remove caches and the install stamp; data/, logs/ and .venv stay
-	rm -rf .venv/.installed-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv/.installed-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info web/dist web/public
 	find . \( -path ./.venv -o -path ./data -o -path ./logs \) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 
 from few_shot import ProtoNet, load
 from few_shot.data.pictures import read_pictures
+from few_shot.export import export
 from few_shot.models import Conv4
-from training import export
 
 ROOT = Path(__file__).parents[1]
 WEB = ROOT / "web"
@@ -26,6 +26,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("web"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"),
     pytest.mark.skipif(shutil.which("node") is None, reason="needs Node"),
     pytest.mark.skipif(not (WEB / "dist" / "models").is_dir(), reason="needs the built page (make web-build)"),
@@ -66,12 +67,11 @@ def pictures(tmp_path_factory):
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """A model of coloured pictures, and its exported folder."""
-    folder = tmp_path_factory.mktemp("own")
+    folder = tmp_path_factory.mktemp("own") / "exported"
     torch.manual_seed(0)
     learner = ProtoNet(Conv4((3, 20, 16), 5, width=4))
-    learner.save(folder / "proto.ckpt")
-    export.main([f"--checkpoint={folder / 'proto.ckpt'}", f"--output={folder / 'exported'}"])
-    return learner, folder / "exported"
+    export(learner.lit_model, folder)
+    return learner, folder
 
 
 @pytest.fixture(scope="module")
@@ -128,18 +128,26 @@ def test_a_frame_of_a_drag_takes_less_than_16_ms(seen):
 
 
 def pixels(picture):
+    """uint8 ``[3, H, W]``."""
     return np.array(picture["rgb"], np.uint8).reshape(picture["height"], picture["width"], 3).transpose(2, 0, 1)
+
+
+def task(shown, channels=3):
+    """What the page shows of a task: support samples, their labels, and the sample in question."""
+    of_classes = [[pixels(p)[:channels] for p in of_class] for of_class in shown["classes"]]
+    x = np.stack([p for of_class in of_classes for p in of_class])
+    labels = [label for label, of_class in enumerate(of_classes) for _ in of_class]
+    query = pixels(shown["asked"][0])[None, :channels]
+    return torch.from_numpy(x).float() / 255, labels, torch.from_numpy(query).float() / 255
 
 
 @pytest.mark.parametrize("state", ["drawn", "two", "three", "samples", "scans"])
 def test_drawings_are_told_apart_as_in_pytorch(seen, state):
     shown = seen["scans"] if state == "scans" else seen["draw"][state]
-    support = [(pixels(p)[:1], label) for label, of_class in enumerate(shown["classes"]) for p in of_class]
-    x = torch.from_numpy(np.stack([p for p, _ in support])).float() / 255
-    query = torch.from_numpy(pixels(shown["asked"][0])[None, :1]).float() / 255
+    x, labels, query = task(shown, channels=1)
     learner = load(RESULTS / "omniglot_5way_1shot_15query")
     for column, steps in ((1, 0), (2, learner.test_inner_loop_steps)):
-        expected = learner.adapt(x, [label for _, label in support], steps=steps).predict_proba(query)[0]
+        expected = learner.adapt(x, labels, steps=steps).predict_proba(query)[0]
         np.testing.assert_allclose([row[column] for row in shown["probabilities"]], expected, atol=1e-3)
 
 
@@ -179,10 +187,12 @@ def test_pictures_are_read_as_in_training(seen, pictures, own):
         assert np.abs(pixels(shown).astype(int) - read_pictures(path, own[0].inputs.how)[0]).max() <= 1
 
 
-def test_a_model_of_your_own_answers(seen, pictures, own):
-    assert seen["dropped"] == {"problem": "", "says": "Your Conv4 now answers in the second part."}
-    expected = own[0].adapt(pictures[:3], ["A", "A", "B"]).predict_proba(pictures[3])[0]
-    np.testing.assert_allclose([row[2] for row in seen["own"]["probabilities"]], expected, atol=1e-2)
+def test_a_model_of_your_own_answers(seen, own):
+    says = ["Your SinusoidMLP now bends in the first part.", "Your Conv4 now answers in the second part."]
+    assert seen["dropped"] == [{"problem": "", "says": sentence} for sentence in says]
+    x, labels, query = task(seen["own"])
+    expected = own[0].adapt(x, labels).predict_proba(query)[0]
+    np.testing.assert_allclose([row[2] for row in seen["own"]["probabilities"]], expected, atol=1e-3)
 
 
 def test_what_is_wrong_is_a_sentence(seen):

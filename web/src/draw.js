@@ -4,7 +4,9 @@ import { Card, canDraw } from "./card.js";
 import { characters } from "./characters.json";
 import { newest } from "./newest.js";
 
-const DRAWN = "Draw one character in each box, any that you like, then one of them again below. More drawings help.";
+const DRAWN =
+  "Draw one character in each box, any that you like, then one of them again below. More drawings of each help. " +
+  "Under a box is what the network sees of it.";
 const SHOWN = "Choose a picture or more for each class, then another one below.";
 const QUESTION = "Which is it?";
 

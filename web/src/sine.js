@@ -69,7 +69,8 @@ export class Sine {
     this.models.learned = model;
     const { steps, rate } = this.control;
     steps.max = steps.value = model.about.steps;
-    const usual = model.about.inner_lr.default;
+    const { default: usual, meaning } = model.about.inner_lr;
+    this.section.querySelector(".rate").textContent = meaning === "rate" ? "Learning rate" : "Factor on learned rates";
     Object.assign(rate, { max: 4 * usual, step: usual / 20, value: usual });
     this.showPoints();
     this.update();
@@ -133,7 +134,7 @@ export class Sine {
       this.section.querySelector(".says").textContent =
         `After ${chosen} inner ${chosen === 1 ? "step" : "steps"} the mean squared error at the points is ${learned} ` +
         `from the meta-learned initialisation and ${random} from the random one.`;
-    }, 300);
+    }, 200);
   }
 }
 

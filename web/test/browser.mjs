@@ -31,15 +31,15 @@ export class Browser {
   }
 }
 
-/** Waits until the page has changed nothing for 400 ms, which is longer than it waits before it speaks. */
+/** Waits until the page has changed nothing for 300 ms, which is longer than it waits before it speaks. */
 export function settled(page) {
   return page.evaluate(
     () =>
       new Promise((done) => {
-        let timer = setTimeout(done, 400);
+        let timer = setTimeout(done, 300);
         new MutationObserver(() => {
           clearTimeout(timer);
-          timer = setTimeout(done, 400);
+          timer = setTimeout(done, 300);
         }).observe(document.body, { subtree: true, childList: true, attributes: true });
       }),
   );

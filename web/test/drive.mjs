@@ -22,10 +22,8 @@ try {
   seen.looks = await look(page, screenshots);
   seen.scans = await choosePictures(page, pictures, question);
   seen.problems = await problems(page, `${models}/sinusoid`);
-  if (own) {
-    seen.dropped = await drop(page, own);
-    seen.own = await choosePictures(page, pictures, question);
-  }
+  seen.dropped = [await drop(page, `${models}/sinusoid_random`), await drop(page, own)];
+  seen.own = await choosePictures(page, pictures, question);
   const old = await browser.open(() => delete globalThis.WebAssembly);
   seen.problems["no WebAssembly"] = await old.textContent("#problem");
   console.log(JSON.stringify({ ...seen, ...record }));

@@ -25,17 +25,13 @@ export async function problems(page, folder) {
   return said;
 }
 
-/** Drops a folder's files on the page. */
+/** Drops a folder on the page; what it says then. */
 export async function drop(page, folder) {
-  const contents = await Promise.all(FILES.map(async (name) => [name, await readFile(`${folder}/${name}`, "base64")]));
-  const data = await page.evaluateHandle((files) => {
-    const transfer = new DataTransfer();
-    for (const [name, base64] of files) {
-      transfer.items.add(new File([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))], name));
-    }
-    return transfer;
-  }, contents);
-  await page.dispatchEvent("#own", "drop", { dataTransfer: data });
+  const client = await page.context().newCDPSession(page);
+  const data = { items: [], files: [folder], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) {
+    await client.send("Input.dispatchDragEvent", { type, x: 300, y: 300, data });
+  }
   await settled(page);
   return { problem: await page.textContent("#problem"), says: await page.textContent("#own .says") };
 }
