@@ -42,9 +42,10 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def address():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=WEB / "dist"))
+    """The page, in a folder of a static server."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=WEB))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
+    yield f"http://127.0.0.1:{server.server_port}/dist/"
     server.shutdown()
 
 
@@ -87,7 +88,7 @@ def seen(address, pictures, own):
         "screenshots": os.environ.get("SCREENSHOTS"),  # a folder, for who wants to look
     }
     command = ["node", str(WEB / "test" / "drive.mjs"), json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

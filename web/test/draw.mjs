@@ -2,52 +2,19 @@
 
 import { rows, settled } from "./browser.mjs";
 
-/** Characters as strokes in a box of side 1: a cross, a hook, a ring with a dot, a zigzag, stairs. */
-const SHAPES = [
-  [
-    [
-      [0.2, 0.2],
-      [0.8, 0.8],
-    ],
-    [
-      [0.8, 0.2],
-      [0.2, 0.8],
-    ],
-  ],
-  [
-    [
-      [0.3, 0.1],
-      [0.3, 0.8],
-      [0.5, 0.9],
-      [0.7, 0.8],
-    ],
-  ],
-  [Array.from({ length: 25 }, (_, i) => [0.5 + 0.3 * Math.cos(i / 3.8), 0.5 + 0.3 * Math.sin(i / 3.8)]), [[0.5, 0.5]]],
-  [
-    [
-      [0.1, 0.3],
-      [0.3, 0.7],
-      [0.5, 0.3],
-      [0.7, 0.7],
-      [0.9, 0.3],
-    ],
-  ],
-  [
-    [
-      [0.2, 0.2],
-      [0.5, 0.2],
-      [0.5, 0.5],
-      [0.8, 0.5],
-      [0.8, 0.8],
-    ],
-  ],
-];
+const RING = Array.from({ length: 25 }, (_, i) => `${5 + 3 * Math.cos(i / 3.8)} ${5 + 3 * Math.sin(i / 3.8)}`);
 
+/** A cross, a hook, a ring with a dot, a zigzag and stairs, as strokes of points in a box of side 10. */
+const SHAPES = ["2 2,8 8|8 2,2 8", "3 1,3 8,5 9,7 8", `${RING}|5 5`, "1 3,3 7,5 3,7 7,9 3", "2 2,5 2,5 5,8 5,8 8"].map(
+  (shape) => shape.split("|").map((stroke) => stroke.split(",").map((point) => point.split(" ").map(Number))),
+);
+
+/** Draws a shape, scaled and then shifted by parts of the box's side. */
 async function drawIn(page, box, shape, [shiftX, shiftY, scale]) {
   const pad = page.locator(`${box} >> .pad`);
   await pad.scrollIntoViewIfNeeded();
   const { x, y, width, height } = await pad.boundingBox();
-  const place = ([u, v]) => [x + width * (u * scale + shiftX), y + height * (v * scale + shiftY)];
+  const place = ([u, v]) => [x + width * ((u / 10) * scale + shiftX), y + height * ((v / 10) * scale + shiftY)];
   for (const stroke of shape) {
     await page.mouse.move(...place(stroke[0]));
     await page.mouse.down();
