@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw
 
 from few_shot import ProtoNet, load
 from few_shot.data.pictures import read_pictures
-from few_shot.export import export
 from few_shot.models import Conv4
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +70,7 @@ def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own") / "exported"
     torch.manual_seed(0)
     learner = ProtoNet(Conv4((3, 20, 16), 5, width=4))
-    export(learner.lit_model, folder)
+    learner.export(folder)
     return learner, folder
 
 

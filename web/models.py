@@ -11,7 +11,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from few_shot import load
-from few_shot.export import export
 from few_shot.learner import Learner
 
 WEB = Path(__file__).resolve().parent
@@ -31,4 +30,4 @@ def untrained(learner: Learner) -> Learner:
 if __name__ == "__main__":
     learners = {"sinusoid": load(SINUSOID), "sinusoid_random": untrained(load(SINUSOID)), "omniglot": load(OMNIGLOT)}
     for name, learner in learners.items():
-        export(learner.lit_model, WEB / "public" / "models" / name)
+        learner.export(WEB / "public" / "models" / name)

@@ -10,7 +10,7 @@ const DRAWN =
 const SHOWN = "Choose a picture or more for each class, then another one below.";
 const QUESTION = "Which is it?";
 
-const percent = (p) => `${(100 * p).toFixed(0)} %`;
+const percent = (p) => `${(100 * p).toFixed(0)}\u00a0%`;
 
 /** The pixels of a sample, from 0 to 255, of its 28x28 bits in hexadecimal. */
 function sample(character, number, how) {
