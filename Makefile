@@ -58,7 +58,7 @@ reproduce: $(STAMP)  ## Train what is left of the results table, at the lowest p
 web: web-build  ## Serve the page of web/ on 127.0.0.1, where the networks adapt in the browser (needs Node 20; PORT=8000)
 	cd web && npm run --silent serve
 
-web-build: web/public/models web/node_modules  ## Build that page into web/dist, for any static host
+web-build: web/node_modules web/public/models  ## Build that page into web/dist, for any static host
 	cd web && npm run --silent build
 
 web/node_modules: web/package-lock.json

@@ -30,4 +30,5 @@ def untrained(learner: Learner) -> Learner:
 if __name__ == "__main__":
     learners = {"sinusoid": load(SINUSOID), "sinusoid_random": untrained(load(SINUSOID)), "omniglot": load(OMNIGLOT)}
     for name, learner in learners.items():
+        print(f"exporting {name} for the page (a minute each)", flush=True)
         learner.export(WEB / "public" / "models" / name)
