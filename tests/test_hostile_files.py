@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 import few_shot
 from few_shot import limits
@@ -155,6 +155,18 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path):
         file.truncate(3 << 30)
     with pytest.raises(BadPicture, match=r"it has 3 GB, and 512 MB is the most"):
         read_pictures(tmp_path / "x.jpg", HOW)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, TypeError, MemoryError])
+def test_whatever_pillow_raises_at_a_damaged_file_is_a_bad_picture(error, monkeypatch):
+    """A damaged AVIF file is a RuntimeError to Pillow."""
+
+    def refuse(self):
+        raise error("frame 0")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", refuse)
+    with pytest.raises(BadPicture, match=r"x cannot be decoded as an image \(.*frame 0"):
+        decode(png_of_nothing(8, 8), "x", HOW)
 
 
 def test_eps_is_a_program_and_no_picture():

@@ -61,7 +61,7 @@ def listed_pictures(paths: Sequence[str], leave_out: Collection[Path] = ()) -> l
     for path in named:
         if not path.exists():
             raise BadInput(f"images={path} does not exist.")
-        for file in _files_in(path) if path.is_dir() else [path]:
+        for file in _files_in(path, set()) if path.is_dir() else [path]:
             found.setdefault(os.path.realpath(file), file)
     for path in leave_out:
         found.pop(os.path.realpath(path), None)
@@ -74,13 +74,13 @@ def _matches(text: str) -> list[str]:
     return [text] if os.path.lexists(text) else sorted(glob.glob(text)) or [text]
 
 
-def _files_in(folder: Path, above: frozenset[str] = frozenset()) -> Iterable[Path]:
-    """Files before folders; a link to a folder above is not followed."""
-    above |= {os.path.realpath(folder)}
-    if len(above) > FOLDERS:
+def _files_in(folder: Path, seen: set[str], depth: int = 1) -> Iterable[Path]:
+    """Files before folders. A folder that several links lead to is looked through once: links may go in circles."""
+    if depth > FOLDERS:
         raise BadInput(f"{shortened(folder)} lies too deep: {FOLDERS} folders in one another are the most.")
+    seen.add(os.path.realpath(folder))
     entries = scan(folder)
     yield from (Path(entry.path) for entry in entries if not entry.is_folder)
     for entry in entries:
-        if entry.is_folder and os.path.realpath(entry.path) not in above:
-            yield from _files_in(Path(entry.path), above)
+        if entry.is_folder and os.path.realpath(entry.path) not in seen:
+            yield from _files_in(Path(entry.path), seen, depth + 1)

@@ -197,7 +197,8 @@ def read_manifest(folder: Path) -> dict:
         raise ValueError("its manifest is damaged") from None
     if not isinstance(manifest, dict) or manifest.get("version") != FORMAT_VERSION:
         raise ValueError("it was written by another version")
-    splits, shape = manifest.get("splits"), manifest.get("image_shape")
+    splits: Any = manifest.get("splits")
+    shape: Any = manifest.get("image_shape")
     whole = {"preprocessing", "source"} <= manifest.keys() and isinstance(manifest.get("left_out", []), list)
     whole = whole and isinstance(shape, list) and len(shape) == 3 and all(_is_count(n) and n > 0 for n in shape)
     if not (whole and isinstance(splits, dict) and all(_is_listed(splits.get(split)) for split in SPLITS)):

@@ -31,8 +31,11 @@ _DAMAGED = (
     EOFError,
     struct.error,
     zlib.error,
+    LookupError,
     MemoryError,
     OverflowError,
+    RuntimeError,
+    TypeError,
     Image.DecompressionBombError,
 )
 _MOST = (

@@ -120,7 +120,7 @@ def grow(folder, tree):
 
 
 def drive_folders(folder, tree):
-    grow(folder, tree)
+    folder = grow(folder / "photos", tree)  # a link to the folder above does not lead out of it
     data = ImageFolders(
         str(folder), image_size=4, episode_classes=2, query_samples=1, test_query_samples=1, skip_bad_images=True
     )
@@ -249,6 +249,9 @@ def drive_flags(folder, given):
 
 
 def drive_paths(folder, text):
+    with contextlib.suppress(ValueError):
+        if os.path.exists(os.path.expanduser(text)):  # such as /, which would be looked through
+            return
     for read in (
         load,
         lambda p: read_weights(p),

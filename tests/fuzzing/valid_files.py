@@ -33,7 +33,7 @@ def pictures():
     turned = Image.Exif()
     turned[0x0112] = 6
     kinds = [(colour, f, {}) for f in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "DDS")]
-    kinds += [(colour, f, {}) for f in ("SGI", "IM", "MSP", "XBM", "JPEG2000", "AVIF", "ICNS", "EPS", "PDF", "QOI")]
+    kinds += [(colour, f, {}) for f in ("SGI", "MSP", "XBM", "JPEG2000", "AVIF", "ICNS", "EPS", "PDF", "QOI")]
     kinds += [(colour.convert(mode), "PNG", {}) for mode in ("L", "LA", "RGBA", "P", "1", "I;16")]
     kinds += [(colour.convert(mode), "TIFF", {}) for mode in ("F", "I", "CMYK", "RGBA", "YCbCr", "LAB")]
     kinds += [(colour, "TIFF", {"compression": c}) for c in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")]

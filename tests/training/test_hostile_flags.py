@@ -173,6 +173,16 @@ def test_folders_that_are_too_deep_are_named(tmp_path):
         listed_pictures([str(tmp_path)])
 
 
+def test_folders_that_link_to_one_another_are_each_looked_through_once(tmp_path):
+    names = "abcdefghijkl"  # along every path of links, 12! ways
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.jpg").touch()
+        for other in names:
+            (tmp_path / name / f"to {other}").symlink_to(tmp_path / other)
+    assert sorted(path.stem for path in listed_pictures([str(tmp_path)])) == list(names)
+
+
 def test_the_name_of_a_file_does_not_change_the_terminal(capsys):
     say("photos/\x1b[2J\u202egpj.exe cannot be read:\nä")
     assert capsys.readouterr().err == "photos/\\x1b[2J\\u202egpj.exe cannot be read:\nä\n"
