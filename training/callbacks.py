@@ -144,7 +144,7 @@ class RunRecord(Callback):
         checkpoint["config"] = self.config
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if isinstance(exception, Stopped) and self._begun and trainer.training:
+        if isinstance(exception, Stopped) and exception.agreed and self._begun and trainer.training:
             self._add_cost(trainer)
 
 

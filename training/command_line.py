@@ -171,13 +171,11 @@ def clear_errors() -> Iterator[None]:
         sys.exit(1)
     except Stopped as stop:
         _end(stop)
-    except OSError as error:
-        if error.errno not in OF_THE_DISK:
-            raise
-        fail(_program(), _said(error, f"{error.filename or 'A file'} cannot be written ({error.strerror})."))
     except Exception as error:
-        if received():  # another process of the run has stopped first, and this one cannot go on
+        if received():  # what was under way was cut off, or another process of the run has stopped first
             _end(Stopped(received()))
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            fail(_program(), _said(error, f"{error.filename or 'A file'} cannot be written ({error.strerror})."))
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
             fail(
                 _program(), "the memory does not suffice for what the flags ask for: is one of their numbers too large?"

@@ -153,6 +153,12 @@ def test_before_it_trains_there_is_nothing_to_go_on_from(tmp_path, monkeypatch, 
     assert (status, "There is no checkpoint yet" in said) == (143, True)
 
 
+def test_stopped_while_its_record_is_written_nothing_is_half_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert stopped(capsys, tmp_path)[0] == 143
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_another_program_ends_without_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr(predict, "label", lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(SystemExit) as exit_:
