@@ -21,7 +21,7 @@ from few_shot.metrics import METRICS
 from few_shot.plots import can_draw_fit, draw_fit
 from training import visualize
 from training.command_line import clear_errors, parse
-from training.devices import device_name
+from training.devices import device_name, world_of
 from training.experiment import Experiment, load_weights
 from training.loggers import close, log_picture
 from training.process import set_up_process
@@ -41,10 +41,11 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     """Train, test, write the record, print the result."""
     options = experiment.options
     set_up_process(options)
+    world = world_of(experiment)
     before = {} if options.resume is None else read_checkpoint(options.resume, "resume")
     data, lit_model = experiment.build(trained_on=data_record(before))
     if options.fast_dev_run:
-        trainer = build_trainer(experiment, None, data.metric)
+        trainer = build_trainer(experiment, world, None, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         return test(trainer, lit_model, data)
     resumed_at = None
@@ -53,10 +54,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
         resumed_at = before["global_step"]
-    folder = RunFolder.start(options.log_dir, experiment.name, options.resume)
+    folder = RunFolder.start(options.log_dir, experiment.name, options.resume, world)
     with folder.shared_with_launched_processes():
-        folder.record(experiment.config, device_name(experiment), resumed_at, data.record())
-        trainer = build_trainer(experiment, folder, data.metric, resumed_at)
+        folder.record(experiment.config, device_name(experiment, world), resumed_at, data.record())
+        trainer = build_trainer(experiment, world, folder, data.metric, resumed_at)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         checkpoint: Any = trainer.checkpoint_callback
         best = None

@@ -20,6 +20,7 @@ from few_shot.checkpoint import WEIGHTS, find_checkpoint, read
 from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults, write_episodes
 from training.terminal import is_first_process, say
+from training.world import World
 
 #: Hands the run's number from the process that started the run to those it launches.
 VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
@@ -47,13 +48,14 @@ class RunFolder:
         self.path = Path(path)
 
     @staticmethod
-    def start(log_dir: str, name: str, resume: str | None = None) -> "RunFolder":
-        """The folder of a run that starts now, made by the first process.
+    def start(log_dir: str, name: str, resume: str | None = None, world: World | None = None) -> "RunFolder":
+        """The folder of a run that starts now, made by the first process, which tells the others.
 
         Args:
             log_dir: folder of all runs.
             name: the experiment's name; the run's number comes below it.
             resume: the checkpoint of a run to go on with, in that run's folder.
+            world: the run's processes; None for this one alone.
 
         Raises:
             BadInput: the folder cannot be made.
@@ -65,18 +67,7 @@ class RunFolder:
                 return resumed
         if VERSION_VARIABLE in os.environ:
             return RunFolder(parent / f"version_{os.environ[VERSION_VARIABLE]}")
-        make_folder(parent, "log_dir")
-        try:
-            numbers = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-            number = max(numbers, default=-1) + (1 if is_first_process() else 0)
-            while is_first_process():
-                try:
-                    (parent / f"version_{number}").mkdir()
-                    break
-                except FileExistsError:  # another run that starts just now
-                    number += 1
-        except OSError as error:
-            raise BadInput(f"--log_dir={log_dir} cannot be written to ({error.strerror}).") from error
+        number = _make_next(parent, log_dir) if world is None else world.from_first(lambda: _make_next(parent, log_dir))
         return RunFolder(parent / f"version_{number}")
 
     @property
@@ -235,6 +226,21 @@ def _commit() -> str | None:
     except OSError:  # there is no git
         return None
     return done.stdout.strip() or None
+
+
+def _make_next(parent: Path, log_dir: str) -> str:
+    """Make the folder of the next run, which no other run that starts just now gets; returns its number."""
+    make_folder(parent, "log_dir")
+    try:
+        number = 1 + max((int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()), default=-1)
+        while True:
+            try:
+                (parent / f"version_{number}").mkdir()
+                return str(number)
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise BadInput(f"--log_dir={log_dir} cannot be written to ({error.strerror}).") from error
 
 
 def make_folder(path: Path, flag: str) -> None:
