@@ -1,6 +1,7 @@
 """What reaches into private parts of PyTorch and Lightning, and why; a test for each fails when the part is gone."""
 
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "do_not_look_for_a_driver_again",
     "is_listened_to",
     "keep_buffers_apart",
+    "stop_killing_in_silence",
     "trace_gradients",
 ]
 
@@ -59,6 +61,17 @@ def do_not_look_for_a_driver_again() -> None:
     """
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+
+def stop_killing_in_silence() -> None:
+    """Stop Lightning's watch over the processes that it has launched.
+
+    Correctness: five seconds after one has ended with an error, it kills all others, and says nothing. Whoever calls
+    this watches them, and says who is gone.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._child_processes = []  # type: ignore[attr-defined]
 
 
 def trace_gradients() -> None:

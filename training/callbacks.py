@@ -131,9 +131,7 @@ class RunRecord(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         if isinstance(exception, TrainingDiverged):
-            last = self.folder.last_checkpoint
-            note = f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
-            exception.add_note(note)
+            exception.add_note(self.folder.where_it_stands())
 
 
 class GradientLog(Callback):

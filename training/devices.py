@@ -2,19 +2,24 @@
 
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning.strategies import DDPStrategy
 
 from few_shot.errors import BadInput
 from training.experiment import Experiment
+from training.roll_call import WatchedDDP
 from training.terminal import say
 from training.world import Launch, World, launch
 
 
-def processes(experiment: Experiment, world: World) -> dict[str, Any]:
-    """The Trainer's accelerator, devices, nodes and strategy."""
+def processes(experiment: Experiment, world: World, note: Callable[[], str]) -> dict[str, Any]:
+    """The Trainer's accelerator, devices, nodes and strategy.
+
+    Args:
+        note: where the run stands, a sentence for the case that a process is lost.
+    """
     options = experiment.options
     gpus = gpus_to_use(experiment, world.launch)
     if not gpus and options.gpus.strip() != "0" and options.accelerator != "cpu":
@@ -25,7 +30,7 @@ def processes(experiment: Experiment, world: World) -> dict[str, Any]:
     if strategy == "ddp":
         # There are no buffers to keep equal, and evaluation may take one batch more in one process than in another.
         # A model may have parameters that no loss reaches.
-        strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=True)
+        strategy = WatchedDDP(note, broadcast_buffers=False, find_unused_parameters=True)
     return {
         "accelerator": "gpu" if gpus else "cpu",
         "devices": gpus or world.per_node,

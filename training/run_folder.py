@@ -92,6 +92,11 @@ class RunFolder:
         finally:
             del os.environ[VERSION_VARIABLE]
 
+    def where_it_stands(self) -> str:
+        """A sentence on the checkpoint to go on from."""
+        last = self.last_checkpoint
+        return f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
+
     # Writing.
 
     def record(

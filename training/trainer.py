@@ -54,7 +54,7 @@ def build_trainer(
         profiler = SimpleProfiler(dirpath=folder.path, filename="profile")
     precision: Any = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision)
     return pl.Trainer(
-        **processes(experiment, world),
+        **processes(experiment, world, (lambda: "") if folder is None else folder.where_it_stands),
         **limits,
         precision=precision,
         max_steps=max_steps,
