@@ -65,7 +65,7 @@ TRAINING_ONLY |= {"log_every_n_steps", "stop_early", "compile", "fast_dev_run", 
 TRAINING_ONLY |= {"val_episodes", "augment"}
 TRAINING_ONLY |= {"outer_lr", "outer_optimizer", "outer_schedule", "weight_decay", "gradient_clip_val"}
 TRAINING_ONLY |= {"gradient_clip_algorithm", "track_grad_norm", "log_gradient_histograms", "tasks_at_once"}
-TRAINING_ONLY |= {"first_order", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
+TRAINING_ONLY |= {"first_order", "checkpoint_inner_loop", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
 TRAINING_ONLY |= {"inner_lr_min", "inner_lr_max", "inner_loop_steps"}
 TRAINING_ONLY |= {"model_class"}
 
