@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph
 
 # What all batch norms, and all norms with running statistics, are derived from. Correctness: a list of the public
@@ -23,6 +23,7 @@ __all__ = [
     "is_listened_to",
     "keep_buffers_apart",
     "stop_killing_in_silence",
+    "storage_of",
     "trace_gradients",
 ]
 
@@ -72,6 +73,14 @@ def stop_killing_in_silence() -> None:
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
             thread._child_processes = []  # type: ignore[attr-defined]
+
+
+def storage_of(tensor: Tensor) -> int:
+    """A number for the memory that a tensor lies in, with whatever else lies there.
+
+    Correctness: on the meta device nothing has an address, by which one would tell.
+    """
+    return tensor.untyped_storage()._cdata
 
 
 def trace_gradients() -> None:

@@ -37,6 +37,7 @@ import few_shot.models
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.lit_models.base import LitMetaLearner
 from training.experiment import Experiment, RunOptions
+from training.out_of_memory import OutOfMemory
 from training.run_folder import read_checkpoint
 from training.terminal import say
 
@@ -146,12 +147,12 @@ def fail(program: str, message: str) -> NoReturn:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End with one sentence, not with a traceback: status 2 for bad input, 1 for a training that diverged."""
+    """End with one sentence, not with a traceback: status 2 for bad input, 1 for a training that cannot go on."""
     try:
         yield
     except BadInput as error:
         fail(_program(), _with_dashes(str(error)))
-    except TrainingDiverged as error:
+    except (TrainingDiverged, OutOfMemory) as error:
         say(" ".join([str(error), *getattr(error, "__notes__", [])]))
         sys.exit(1)
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -165,7 +166,7 @@ class WatchedDDP(DDPStrategy):
             self._roll_call.leave()
             return
         first_line = (str(exception).splitlines() or [""])[0]
-        if isinstance(exception, BadInput | TrainingDiverged):
+        if isinstance(exception, BadInput | TrainingDiverged | torch.OutOfMemoryError):
             self._roll_call.leave(first_line)
             return
         if isinstance(exception, RuntimeError):  # it may come from the loss of another process

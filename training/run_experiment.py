@@ -19,7 +19,7 @@ from few_shot.data import ImageFolders
 from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
 from few_shot.plots import can_draw_fit, draw_fit
-from training import visualize
+from training import out_of_memory, visualize
 from training.command_line import clear_errors, parse
 from training.devices import device_name, world_of
 from training.experiment import Experiment, load_weights
@@ -55,10 +55,11 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
         resumed_at = before["global_step"]
     folder = RunFolder.start(options.log_dir, experiment.name, options.resume, world)
-    with folder.shared_with_launched_processes():
+    with folder.taken(), folder.shared_with_launched_processes():
         folder.record(experiment.config, device_name(experiment, world), resumed_at, data.record())
         trainer = build_trainer(experiment, world, folder, data.metric, resumed_at)
-        trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+        with out_of_memory.explained(lit_model, data, -(-data.batch_size // world.size), folder.where_it_stands):
+            trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         checkpoint: Any = trainer.checkpoint_callback
         best = None
         if options.limit_val_batches == 0:  # nothing says what is best, and the last update may lie between two saves

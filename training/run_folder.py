@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 
 from few_shot.checkpoint import WEIGHTS, find_checkpoint, read
 from few_shot.errors import BadInput
@@ -96,6 +97,25 @@ class RunFolder:
         """A sentence on the checkpoint to go on from."""
         last = self.last_checkpoint
         return f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """No other run writes into this folder in here. The lock ends with the process, however that ends.
+
+        Raises:
+            BadInput: another run does now.
+        """
+        with ExitStack() as stack:
+            if is_first_process():
+                try:
+                    stack.enter_context(FileLock(self.path / ".lock", timeout=0))
+                except Timeout:
+                    raise BadInput(
+                        f"A run is writing into {self.path} just now: wait until it has ended, or stop it."
+                    ) from None
+                except (NotImplementedError, OSError):  # some cluster file systems have no locks
+                    pass
+            yield
 
     # Writing.
 
