@@ -56,8 +56,8 @@ def world_of(experiment: Experiment) -> World:
     asked = ("gpus", len(gpus)) if gpus else ("num_processes", options.num_processes or launched.per_node)
     if asked[1] != launched.per_node:
         raise BadInput(
-            f"--{asked[0]}={getattr(options, asked[0])} is {asked[1]} processes on a node, and {launched.name} has "
-            f"started {launched.per_node}: --{asked[0]}={'-1' if gpus else 'null'} takes as many as it starts."
+            f"--{asked[0]}={getattr(options, asked[0])} asks for {asked[1]} on a node, and {launched.name} has started "
+            f"{launched.per_node}: --{asked[0]}={'-1' if gpus else 'null'} takes as many as it starts."
         )
     return World(launched.nodes, launched.per_node, launched)
 

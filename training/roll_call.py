@@ -5,7 +5,9 @@ is missing, on GPUs they wait for ten minutes. Every process holds a connection 
 process ends, however that happens. A process that leaves in order, or because of an error, says so before.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import selectors
 import socket
@@ -140,6 +142,12 @@ def _last_words(connection: socket.socket) -> str:
     return said.decode(errors="replace")
 
 
+@functools.cache
+def _close_the_process_group_at_exit() -> None:
+    """Lightning does so on GPUs. With gloo, PyTorch's threads sometimes abort a process that ends without it."""
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
+
+
 class WatchedDDP(DDPStrategy):
     """Data parallelism whose processes notice when one of them is gone.
 
@@ -155,6 +163,7 @@ class WatchedDDP(DDPStrategy):
 
     def setup_environment(self) -> None:
         super().setup_environment()
+        _close_the_process_group_at_exit()
         self._roll_call = RollCall(self._note)
         stop_killing_in_silence()
 

@@ -129,7 +129,8 @@ class World:
         environment = self._environment
         if self.size == 1 or (self.nodes == 1 and not environment.creates_processes_externally):
             return make()
-        key = f"few_shot/{next(_told)}"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun may start all processes anew
+        key = f"few_shot/{attempt}/{next(_told)}"
         store = _store(environment.main_address, environment.main_port, self.rank == 0)
         if self.rank == 0:
             value = make()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -29,8 +30,9 @@ OF_CLASSES = ["LitProtoMAML", "LitProtoNet"]
 NORM = ["--model_class=helpers.BatchNormMLP", "--outer_lr=0.001"]
 
 
+@contextmanager
 def two_nodes(command, log_dir):
-    """Start torchrun with two processes, twice, as on two nodes; the launchers, and the files of what they print."""
+    """Torchrun with two processes, started twice, as on two nodes; the launchers, and the files of what they print."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -42,7 +44,11 @@ def two_nodes(command, log_dir):
         launcher = [sys.executable, "-m", "torch.distributed.run", *place, f"--node_rank={node}", *map(str, command)]
         with file.open("w") as output:
             nodes.append(subprocess.Popen(launcher, cwd=ROOT, env=environment, stdout=output, stderr=output))
-    return nodes, said
+    try:
+        yield nodes, said
+    finally:
+        for node in nodes:
+            node.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +79,8 @@ def folders(runs, tmp_path_factory):
     run_all(one.values())
     (log_dir / "four.json").write_text(json.dumps(list(four.values())))
     command = [ROOT / "tests" / "many_runs.py", log_dir / "four.json"]
-    nodes, said = two_nodes(command, log_dir)
-    assert [node.wait(300) for node in nodes] == [0, 0], said[0].read_text()[-3000:] + said[1].read_text()[-3000:]
+    with two_nodes(command, log_dir) as (nodes, said):
+        assert [node.wait(300) for node in nodes] == [0, 0], said[0].read_text()[-3000:] + said[1].read_text()[-3000:]
     assert "inner steps" in said[0].read_text() and "inner steps" not in said[1].read_text()
     return {name: tuple(log_dir / place / name for place in ("one", "four")) for name in runs}
 
@@ -128,13 +134,13 @@ def test_a_killed_process_ends_the_others_with_a_sentence(tmp_path):
     """One process of the second node is killed: the first node says which, and all end."""
     flags = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--max_steps=1000000"]
     flags += ["--val_check_interval=20", "--val_episodes=4", f"--log_dir={tmp_path}"]
-    nodes, said = two_nodes([ROOT / "training" / "run_experiment.py", *flags], tmp_path)
     last = tmp_path / "Sinusoid-LitMAML" / "version_0" / "checkpoints" / "last.ckpt"
-    until(last.is_file)
-    victim = next(pid for pid in children(nodes[1].pid) if rank_of(pid) == 3)
-    os.kill(victim, signal.SIGKILL)
-    killed = time.monotonic()
-    assert [node.wait(60) for node in nodes] == [1, 1]
+    with two_nodes([ROOT / "training" / "run_experiment.py", *flags], tmp_path) as (nodes, said):
+        until(last.is_file)
+        victim = next(pid for pid in children(nodes[1].pid) if rank_of(pid) == 3)
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        assert [node.wait(60) for node in nodes] == [1, 1]
     assert time.monotonic() - killed < 60
     text = said[0].read_text()
     assert f"Rank 3 of 4 (on {socket.gethostname()}) is gone: it was killed" in text
@@ -204,13 +210,13 @@ def test_the_launcher_says_how_many_processes_there_are(world, flags, variables,
 @pytest.mark.parametrize(
     ("flags", "variables", "gpus", "sentence"),
     [
-        (["--num_processes=3"], TORCHRUN, 0, "num_processes=3 is 3 processes on a node, and torchrun has started 2"),
+        (["--num_processes=3"], TORCHRUN, 0, "num_processes=3 asks for 3 on a node, and torchrun has started 2"),
         (["--num_nodes=3"], TORCHRUN, 0, "num_nodes=3, but torchrun uses 2"),
-        (["--gpus=4"], TORCHRUN, 4, "gpus=4 is 4 processes on a node, and torchrun has started 2"),
+        (["--gpus=4"], TORCHRUN, 4, "gpus=4 asks for 4 on a node, and torchrun has started 2"),
         ([], TORCHRUN, 1, "torchrun has started 2 processes on a node where each sees 1 of the GPUs"),
         ([], TORCHRUN | {"WORLD_SIZE": "5"}, 0, "torchrun has started 5 processes on 2 nodes"),
         ([], TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, 0, "start as many on every node"),
-        (["--num_processes=4"], SLURM, 0, "num_processes=4 is 4 processes on a node, and SLURM has started 2"),
+        (["--num_processes=4"], SLURM, 0, "num_processes=4 asks for 4 on a node, and SLURM has started 2"),
         (["--num_nodes=2"], {}, 0, "MASTER_ADDR is not set"),
         (["--num_nodes=2"], BY_HAND | {"NODE_RANK": "2"}, 0, "NODE_RANK=2 is none of num_nodes=2"),
         (["--num_processes=2"], {}, 2, "num_processes=2 is for the CPU"),
