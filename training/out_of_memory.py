@@ -55,9 +55,9 @@ def advice(lit_model: Any, data: Any, tasks: int) -> str:
         setattr(lit_model, flag, True)
         found[f"--{flag}"] = graph_bytes(lit_model, batch.chunks(lit_model.tasks_at_once or tasks)[0])
         setattr(lit_model, flag, False)
-    takes = [f"{flag} would take {_size(size)}" for flag, size in found.items() if size < 0.9 * now]
-    takes.append("--precision=bf16 about half of any of these")
-    return f"The graph of an update takes about {_size(now)} here; with {', '.join(takes)}."
+    takes = [f"{_size(size)} with {flag}" for flag, size in found.items() if size < 0.9 * now]
+    takes.append("half of any of these with --precision=bf16")
+    return f"The graph of an update takes about {_size(now)}; it would take about {', '.join(takes)}."
 
 
 def batch_on_meta(data: Any, tasks: int, dtype: torch.dtype) -> EpisodeBatch:
