@@ -105,10 +105,12 @@ class RunFolder:
         Raises:
             BadInput: another run does now.
         """
+        lock = self.path / ".lock"
         with ExitStack() as stack:
             if is_first_process():
                 try:
-                    stack.enter_context(FileLock(self.path / ".lock", timeout=0))
+                    stack.enter_context(FileLock(lock, timeout=0))
+                    stack.callback(lock.unlink, missing_ok=True)  # while it is held still
                 except Timeout:
                     raise BadInput(
                         f"A run is writing into {self.path} just now: wait until it has ended, or stop it."
