@@ -2,7 +2,7 @@
 # `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test gradcheck compare overfitting bench reproduce web web-build chaos fuzz audit lint format pip-tools conda-update clean always
+.PHONY: help install train test gradcheck compare overfitting bench scaling reproduce web web-build chaos fuzz audit lint format pip-tools conda-update clean always
 
 # 3.14 is the newest Python that the pinned torch has wheels for.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
@@ -51,6 +51,11 @@ overfitting: $(STAMP)  ## Train on few classes of CIFAR-FS; draw and print what 
 bench: $(STAMP) $(BENCH_STAMP)  ## Time a meta-training step beside other frameworks' (ten minutes) and put the table into docs/speed.md
 	.venv/bin/python benchmarks/step.py
 	.venv/bin/python benchmarks/speed_table.py --write
+
+scaling: $(STAMP)  ## Measure how a step's time and memory grow with tasks, steps and processes, for docs/scaling.md
+	.venv/bin/python benchmarks/scaling.py
+	.venv/bin/python benchmarks/checkpointing.py
+	.venv/bin/python benchmarks/processes.py
 
 reproduce: $(STAMP)  ## Train what is left of the results table, at the lowest priority; LIST=1 lists it, ROW=name trains one row
 	.venv/bin/python benchmarks/reproduce.py $(if $(LIST),--list) $(if $(ROW),--row=$(ROW)) $(if $(DATA),--data=$(DATA)) $(if $(QUEUE),--queue=$(QUEUE))

@@ -23,6 +23,7 @@ from few_shot.data.mini_imagenet import find_mini_imagenet
 from few_shot.episodes import EpisodeBatch
 from training.callbacks import RunRecord
 from training.command_line import parse
+from training.devices import world_of
 from training.process import keep_freed_memory, set_up_process
 from training.run_folder import RunFolder
 from training.trainer import build_trainer
@@ -167,7 +168,7 @@ def whole_run(flags: tuple[str, ...], device: str) -> Rival:
             folder = RunFolder.start(scratch, "run")
             record = RunRecord(folder, experiment.config, partial(folder.record, experiment.config, device), False)
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                trainer = build_trainer(experiment, folder, data.metric, record=record)
+                trainer = build_trainer(experiment, world_of(experiment), folder, data.metric, record=record)
                 trainer.callbacks.append(stopwatch)
                 trainer.fit(lit_model, datamodule=data)
         return stopwatch.seconds / (UPDATES - WARM_UP)

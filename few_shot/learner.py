@@ -269,12 +269,14 @@ class MAML(_InnerLoop):
     Args:
         inner_lr: learning rate of the inner loop.
         first_order: whether inner gradients count as constants in the outer gradient.
+        checkpoint_inner_loop: whether the backward pass computes inner steps again, instead of keeping them all.
     """
 
     lit_class: ClassVar[type[LitMetaLearner]] = LitMAML
     _: KW_ONLY
     inner_lr: float = 0.01
     first_order: bool = False
+    checkpoint_inner_loop: bool = False
 
 
 @dataclass(eq=False)
@@ -299,6 +301,7 @@ class MetaSGD(_InnerLoop):
         inner_lr_min: least initial inner rate.
         inner_lr_max: greatest initial inner rate.
         first_order: whether inner gradients count as constants in the outer gradient.
+        checkpoint_inner_loop: whether the backward pass computes inner steps again, instead of keeping them all.
     """
 
     lit_class: ClassVar[type[LitMetaLearner]] = LitMetaSGD
@@ -307,6 +310,7 @@ class MetaSGD(_InnerLoop):
     inner_lr_min: float = 0.005
     inner_lr_max: float = 0.1
     first_order: bool = False
+    checkpoint_inner_loop: bool = False
 
 
 @dataclass(eq=False)

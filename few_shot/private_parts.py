@@ -1,6 +1,7 @@
 """What reaches into private parts of PyTorch and Lightning, and why; a test for each fails when the part is gone."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ __all__ = [
     "is_listened_to",
     "keep_buffers_apart",
     "leave_stopping_to_others",
+    "stop_killing_in_silence",
+    "storage_of",
     "trace_gradients",
     "with_free_size",
 ]
@@ -91,6 +94,25 @@ def do_not_look_for_a_driver_again() -> None:
     """
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+
+def stop_killing_in_silence() -> None:
+    """Stop Lightning's watch over the processes that it has launched.
+
+    Correctness: five seconds after one has ended with an error, it kills all others, and says nothing. Whoever calls
+    this watches them, and says who is gone.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._child_processes = []  # type: ignore[attr-defined]
+
+
+def storage_of(tensor: Tensor) -> int:
+    """A number for the memory that a tensor lies in, with whatever else lies there.
+
+    Correctness: on the meta device nothing has an address, by which one would tell.
+    """
+    return tensor.untyped_storage()._cdata
 
 
 def trace_gradients() -> None:

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed
 from helpers import bare_trainer
+from lightning_fabric.strategies.launchers import subprocess_script
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger
@@ -204,3 +206,32 @@ def test_tracing_leaves_open_the_sizes_that_are_to_be_free_and_no_others():
     assert not isinstance(sizes[0][0], int) and sizes[0][1] == 2 and sizes[1] == (3,)
     x, weight = torch.rand(7, 2), torch.rand(3)
     torch.testing.assert_close(graph(x, weight), (x.flatten()[:7] * weight.sum()) @ x)
+
+
+def test_lightning_kills_the_other_processes_when_one_has_ended_unless_told_not_to():
+    for quiet in (False, True):
+        observer = subprocess_script._ChildProcessObserver(0, [Ended()], sleep_period=0)
+        killed = []
+        observer._terminate_all = lambda killed=killed: killed.append(True)
+        threads = [observer]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading, "enumerate", lambda threads=threads: threads)
+            if quiet:
+                private_parts.stop_killing_in_silence()
+        observer.run()
+        assert bool(killed) is not quiet
+
+
+class Ended:
+    """A process that has failed."""
+
+    pid, returncode = 1, 1
+
+    def poll(self):
+        """It is known to have."""
+
+
+def test_storages_are_told_apart_where_they_have_no_address():
+    a, b = torch.empty(4, device="meta"), torch.empty(4, device="meta")
+    assert a.data_ptr() == b.data_ptr()
+    assert private_parts.storage_of(a) == private_parts.storage_of(a[1:]) != private_parts.storage_of(b)

@@ -41,6 +41,7 @@ from few_shot.files import given_path, shortened
 from few_shot.lit_models.base import LitMetaLearner
 from training import slurm
 from training.experiment import Experiment, RunOptions
+from training.out_of_memory import OutOfMemory
 from training.run_folder import find_resumed, is_launched, read_checkpoint, run_of_job
 from training.settings import read_settings
 from training.stopping import Stopped, received, stoppable
@@ -71,7 +72,7 @@ TRAINING_ONLY |= {"log_every_n_steps", "stop_early", "compile", "fast_dev_run", 
 TRAINING_ONLY |= {"val_episodes", "augment"}
 TRAINING_ONLY |= {"outer_lr", "outer_optimizer", "outer_schedule", "weight_decay", "gradient_clip_val"}
 TRAINING_ONLY |= {"gradient_clip_algorithm", "track_grad_norm", "log_gradient_histograms", "tasks_at_once"}
-TRAINING_ONLY |= {"first_order", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
+TRAINING_ONLY |= {"first_order", "checkpoint_inner_loop", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
 TRAINING_ONLY |= {"inner_lr_min", "inner_lr_max", "inner_loop_steps"}
 TRAINING_ONLY |= {"model_class"}
 
@@ -158,15 +159,15 @@ OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, 
 def clear_errors() -> Iterator[None]:
     """End with sentences, not with a traceback.
 
-    The status is 2 for bad input or a file that cannot be written, 1 for a training that diverged or lost a process,
-    and 128 and a signal's number where that has stopped the program.
+    The status is 2 for bad input or a file that cannot be written, 1 for a training that diverged, lost a process or
+    has not enough memory, and 128 and a signal's number where that has stopped the program.
     """
     try:
         with stoppable():
             yield
     except BadInput as error:
         fail(_program(), _said(error, _with_dashes(str(error))))
-    except TrainingDiverged as error:
+    except (TrainingDiverged, OutOfMemory) as error:
         say(_said(error))
         sys.exit(1)
     except Stopped as stop:

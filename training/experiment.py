@@ -21,9 +21,12 @@ class RunOptions:
     Args:
         log_dir: folder for the results. Each run gets a folder of its own in it.
         seed: a number from 0 to 2**32 - 1. It decides the initial weights and the training episodes.
-        gpus: which GPUs to use. -1 is all there are, but no more than batch_size; 0 is none; 2 is the first two; 0,3 is
-            GPU 0 and GPU 3.
-        num_processes: number of CPU processes that share the tasks of each outer update.
+        gpus: which GPUs to use on each node. -1 is all there are, but no more than batch_size; 0 is none; 2 is the
+            first two; 0,3 is GPU 0 and GPU 3.
+        num_processes: number of CPU processes on each node; all of them share the tasks of each outer update. null is
+            one, or as many as a launcher such as torchrun or SLURM has started.
+        num_nodes: number of machines that run this command at the same time; null is one, or as many as the launcher
+            uses.
         strategy: how several processes work together, as Lightning names it. auto is ddp for several processes.
         accelerator: cpu ignores GPUs, gpu insists on one, auto takes those that --gpus names. ddp is the old spelling
             of --strategy=ddp.
@@ -66,7 +69,8 @@ class RunOptions:
     log_dir: str = "logs"
     seed: int = 0
     gpus: str = "-1"
-    num_processes: int = 1
+    num_processes: int | None = None
+    num_nodes: int | None = None
     strategy: str = "auto"
     accelerator: Literal["auto", "cpu", "gpu", "ddp"] = "auto"
     precision: Literal["32", "64", "bf16", "32-true", "64-true", "bf16-mixed"] = "32"
@@ -94,7 +98,14 @@ class RunOptions:
         return min(self.max_steps, self.limit_train_batches or self.max_steps)
 
     def __post_init__(self) -> None:
-        for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
+        for name in (
+            "num_processes",
+            "num_nodes",
+            "max_steps",
+            "val_check_interval",
+            "limit_train_batches",
+            "log_every_n_steps",
+        ):
             value = getattr(self, name)
             if value is not None:
                 at_least(1, value, name)

@@ -24,10 +24,10 @@ import pytorch_lightning as pl
 from few_shot.data import ImageFolders
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.metrics import METRICS
-from training import slurm
+from training import out_of_memory, slurm
 from training.callbacks import RunRecord
 from training.command_line import clear_errors, parse
-from training.devices import device_name, end_launched
+from training.devices import device_name, end_launched, world_of
 from training.experiment import Experiment, load_weights
 from training.pictures_of_run import show_run
 from training.process import set_up_process
@@ -48,6 +48,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     """Train, test, write the record, print the result."""
     options = experiment.options
     set_up_process(options)
+    world = world_of(experiment)
     before: dict[str, Any] = {}
     if options.resume is not None:
         before = read_checkpoint(options.resume, "resume")
@@ -61,25 +62,26 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         options.max_steps = before["global_step"]
     data, lit_model = experiment.build(trained_on=data_record(before))
     if options.fast_dev_run:
-        trainer = build_trainer(experiment, None, data.metric)
+        trainer = build_trainer(experiment, world, None, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         return test(trainer, lit_model, data)
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
-    folder = RunFolder.start(options.log_dir, experiment.name, options.resume)
-    with folder.shared_with_launched_processes(), how_to_go_on(folder):
-        device = device_name(experiment)
+    folder = RunFolder.start(options.log_dir, experiment.name, options.resume, world)
+    with folder.taken(), folder.shared_with_launched_processes(), how_to_go_on(folder):
+        device = device_name(experiment, world)
         record = RunRecord(
             folder,
             experiment.config,
             lambda: folder.record(experiment.config, device, before or None, data.record()),
             resumed=bool(before),
         )
-        trainer = build_trainer(experiment, folder, data.metric, before.get("global_step"), record)
+        trainer = build_trainer(experiment, world, folder, data.metric, before.get("global_step"), record)
         try:
-            trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+            with out_of_memory.explained(lit_model, data, -(-data.batch_size // world.size)):
+                trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
             return finish(experiment, trainer, lit_model, data, folder)
         except Stopped as stop:
             if not stop.agreed:
@@ -110,8 +112,7 @@ def how_to_go_on(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except TrainingDiverged as error:
-        last = folder.last_checkpoint
-        error.add_note(f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet.")
+        error.add_note(folder.where_it_stands())
         raise
     except BaseException as error:
         if folder.last_checkpoint.is_file():

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from few_shot.checkpoint import WEIGHTS, callback_states, find_checkpoint, read_any
@@ -28,6 +29,7 @@ from few_shot.whole_files import CannotWrite, remove_unfinished, sync, write_tog
 from training import slurm
 from training.settings import as_settings, read_settings
 from training.terminal import is_first_process, say
+from training.world import World
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,13 +63,14 @@ class RunFolder:
         self.path = Path(path)
 
     @staticmethod
-    def start(log_dir: str, name: str, resume: str | None = None) -> "RunFolder":
-        """The folder of a run that starts now, made by the first process.
+    def start(log_dir: str, name: str, resume: str | None = None, world: World | None = None) -> "RunFolder":
+        """The folder of a run that starts now, made by the first process, which tells the others.
 
         Args:
             log_dir: folder of all runs.
             name: the experiment's name; the run's number comes below it.
             resume: the checkpoint of a run to go on with, in that run's folder.
+            world: the run's processes; None for this one alone.
 
         Raises:
             BadInput: the folder cannot be made.
@@ -79,18 +82,7 @@ class RunFolder:
                 return resumed
         if VERSION_VARIABLE in os.environ:
             return RunFolder(parent / f"version_{os.environ[VERSION_VARIABLE]}")
-        make_folder(parent, "log_dir")
-        try:
-            numbers = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-            number = max(numbers, default=-1) + (1 if is_first_process() else 0)
-            while is_first_process():
-                try:
-                    (parent / f"version_{number}").mkdir()
-                    break
-                except FileExistsError:  # another run that starts just now
-                    number += 1
-        except OSError as error:
-            raise BadInput(f"--log_dir={log_dir} cannot be written to ({error.strerror}).") from error
+        number = _make_next(parent, log_dir) if world is None else world.from_first(lambda: _make_next(parent, log_dir))
         return RunFolder(parent / f"version_{number}")
 
     @staticmethod
@@ -154,6 +146,32 @@ class RunFolder:
             yield
         finally:
             del os.environ[VERSION_VARIABLE]
+
+    def where_it_stands(self) -> str:
+        """A sentence on the checkpoint to go on from."""
+        last = self.last_checkpoint
+        return f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """No other run writes into this folder in here. The lock ends with the process, however that ends.
+
+        Raises:
+            BadInput: another run does now.
+        """
+        lock = self.path / ".lock"
+        with ExitStack() as stack:
+            if is_first_process():
+                try:
+                    stack.enter_context(FileLock(lock, timeout=0))
+                    stack.callback(lock.unlink, missing_ok=True)  # while it is held still
+                except Timeout:
+                    raise BadInput(
+                        f"A run is writing into {self.path} just now: wait until it has ended, or stop it."
+                    ) from None
+                except (NotImplementedError, OSError):  # some cluster file systems have no locks
+                    pass
+            yield
 
     # Writing.
 
@@ -397,6 +415,21 @@ def _commit() -> str | None:
 def is_launched() -> bool:
     """Whether this process was launched by the run's first process, by Lightning."""
     return VERSION_VARIABLE in os.environ and not is_first_process()
+
+
+def _make_next(parent: Path, log_dir: str) -> str:
+    """Make the folder of the next run, which no other run that starts just now gets; returns its number."""
+    make_folder(parent, "log_dir")
+    try:
+        number = 1 + max((int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()), default=-1)
+        while True:
+            try:
+                (parent / f"version_{number}").mkdir()
+                return str(number)
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise BadInput(f"--log_dir={log_dir} cannot be written to ({error.strerror}).") from error
 
 
 def make_folder(path: Path, flag: str) -> None:

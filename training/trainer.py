@@ -14,10 +14,12 @@ from training.devices import processes
 from training.experiment import Experiment
 from training.loggers import make_loggers
 from training.run_folder import RunFolder
+from training.world import World
 
 
 def build_trainer(
     experiment: Experiment,
+    world: World,
     folder: RunFolder | None,
     metric: str,
     resumed_at: int | None = None,
@@ -26,6 +28,7 @@ def build_trainer(
     """The Trainer that runs the experiment.
 
     Args:
+        world: the processes that run it.
         folder: where it writes; None to write nothing.
         metric: what validation scores, by the data module's name.
         resumed_at: outer updates that the run had done when it was resumed; None for a new run.
@@ -53,7 +56,7 @@ def build_trainer(
         profiler = SimpleProfiler(dirpath=folder.path, filename="profile")
     precision: Any = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision)
     trainer = pl.Trainer(
-        **processes(experiment),
+        **processes(experiment, world, (lambda: "") if folder is None else folder.where_it_stands),
         **limits,
         precision=precision,
         max_steps=max_steps,

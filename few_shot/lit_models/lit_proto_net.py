@@ -44,6 +44,7 @@ class LitProtoNet(LitWithoutHead):
         """Embedding and prototypes; there are no inner steps, and any number of classes."""
         embed = copy.deepcopy(self.model).requires_grad_(False).eval()
         with torch.inference_mode(False), torch.no_grad():
+            classes = int(support_y.max()) + 1 if classes is None else classes
             prototypes = prototypes_of(embed(support_x)[None], support_y[None], classes)[0]
         if not transductive:
             fix_norms(embed, support_x)
@@ -66,5 +67,6 @@ class LitProtoNet(LitWithoutHead):
             query = predict_apart(self.embed, {}, batch.support_x, batch.query_x)
         dtype = next(self.model.parameters()).dtype
         support, query = support.to(dtype), query.to(dtype)  # distances are exact, autocast or not
+        classes = self.ways(batch.support_y) if classes is None else classes
         prototypes = prototypes_of(support, batch.support_y, classes)
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)
