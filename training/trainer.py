@@ -55,8 +55,10 @@ def build_trainer(
     if options.profile and folder is not None:
         profiler = SimpleProfiler(dirpath=folder.path, filename="profile")
     precision: Any = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision)
+    where = processes(experiment, world, (lambda: "") if folder is None else folder.where_it_stands)
+    where["plugins"].append(WholeCheckpoints())
     trainer = pl.Trainer(
-        **processes(experiment, world, (lambda: "") if folder is None else folder.where_it_stands),
+        **where,
         **limits,
         precision=precision,
         max_steps=max_steps,
@@ -66,7 +68,6 @@ def build_trainer(
         log_every_n_steps=options.log_every_n_steps or min(50, max(1, max_steps // 20)),
         logger=False if folder is None else make_loggers(experiment, folder, resumed_at),
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
         enable_checkpointing=folder is not None,
         fast_dev_run=options.fast_dev_run,
         profiler=profiler,
