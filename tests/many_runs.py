@@ -9,12 +9,12 @@ from training import run_experiment
 
 def run_all(command_lines):
     """Without pictures, which take longer than such runs."""
-    draw, run_experiment.draw = run_experiment.draw, lambda *_: None
+    show_run, run_experiment.show_run = run_experiment.show_run, lambda *_: None
     try:
         for flags in command_lines:
             run_experiment.main(flags)
     finally:
-        run_experiment.draw = draw
+        run_experiment.show_run = show_run
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def trains_no_more(experiment: Experiment, before: dict[str, Any]) -> str | None
     if done >= options.updates:
         return f"The run has done {done} updates, and --max_steps={options.updates} asks for no more."
     stopped_early = before["callbacks"].get("LastCheckpoint", {}).get("stopped_early")
-    if stopped_early and options.stop_early == experiment.resumed_from.get("stop_early"):
+    if stopped_early and options.stop_early and options.stop_early == experiment.resumed_from.get("stop_early"):
         return f"The run was stopped after {done} updates by --stop_early={options.stop_early}."
     return None
 

@@ -27,7 +27,7 @@ RUN = "Sinusoid-LitMAML/version_0"
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """They take half of the time of a run this short."""
-    monkeypatch.setattr(run_experiment, "draw", lambda *_: None)
+    monkeypatch.setattr(run_experiment, "show_run", lambda *_: None)
 
 
 def run(log_dir, *flags):

@@ -29,7 +29,7 @@ MEMBERS = ["LitMAML", "LitANIL", "LitBOIL", "LitMetaSGD", "LitMAMLPlusPlus", "Li
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """They take half of the time of a run this short."""
-    monkeypatch.setattr(run_experiment, "draw", lambda *_: None)
+    monkeypatch.setattr(run_experiment, "show_run", lambda *_: None)
 
 
 def run(log_dir, *flags):
