@@ -55,7 +55,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         check_resumable(before, options.resume)
     if before and not options.fast_dev_run and (over := trains_no_more(experiment, before)):
         folder_of_run = RunFolder.going_on_from(str(options.resume))
-        if options.limit_test_batches == 0 or folder_of_run is None or folder_of_run.is_tested:
+        if options.limit_test_batches == 0 or folder_of_run is None or folder_of_run.is_finished:
             say(f"{over} Nothing is done, and nothing is changed.")
             return None
         say(f"{over} Its test is left.")
@@ -143,6 +143,7 @@ def finish(
     show_run(lit_model, data, folder, loggers, updates)
     for logger in loggers:
         logger.close()
+    folder.finish()
     print_result(f"Everything about this run is in {folder.path}")
     if isinstance(data, ImageFolders):
         print_result(in_plain_words(data, summary, folder))

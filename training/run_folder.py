@@ -220,7 +220,7 @@ class RunFolder:
 
     def _is_done(self, row: Mapping[str, Any], updates: int) -> bool:
         """Whether a row of metrics.csv is of what need not be done again after so many updates."""
-        of_test_under_way = _is_of_test(row) and int(row["step"]) == updates and not self.is_tested
+        of_test_under_way = _is_of_test(row) and int(row["step"]) == updates and not self.is_finished
         return _updates_seen(row) <= updates and not of_test_under_way
 
     def _clean(self, resumed_from: dict[str, Any]) -> None:
@@ -241,6 +241,12 @@ class RunFolder:
         facts["updates"] = updates
         facts.setdefault("seconds", {}).update({part: round(value) for part, value in seconds.items()})
         write_whole(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+
+    def finish(self) -> None:
+        """Say in ``run.json`` that everything is done: the last thing that a run writes."""
+        if is_first_process():
+            facts = self.facts() | {"finished": True}
+            write_whole(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
 
     def append_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to ``metrics.csv``. A name that is new becomes a new column, empty in the rows before.
@@ -314,9 +320,9 @@ class RunFolder:
             return {}
 
     @property
-    def is_tested(self) -> bool:
-        """Whether the run, since it was last started or resumed, has come to the end of its test."""
-        return "test" in self.facts().get("seconds", {})
+    def is_finished(self) -> bool:
+        """Whether the run, since it was last started or resumed, has come to its end: test, pictures and report."""
+        return self.facts().get("finished", False)
 
     def parts(self) -> list[dict[str, Any]]:
         """The facts of a run and of what it was resumed from, in the order in which they ran."""

@@ -297,7 +297,7 @@ def test_a_run_goes_on_without_wandb_when_it_fails(tmp_path, monkeypatch, capsys
     folder = run(tmp_path, "--max_steps=4", "--wandb")
     sentence = "Weights & Biases has failed (the connection is gone): the run goes on without it."
     assert capsys.readouterr().err.count(sentence) == 1
-    assert RunFolder(folder).is_tested
+    assert RunFolder(folder).is_finished
 
 
 def test_a_killed_data_worker(tmp_path, in_update, capsys):

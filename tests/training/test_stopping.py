@@ -121,7 +121,7 @@ def test_stopped_in_its_test_it_is_tested_when_it_is_resumed(tmp_path, signal_at
     status, said = stopped(capsys, tmp_path / "stopped")
     assert (status, said[:12]) == (130, "Interrupted.")
     folder = next(tmp_path.glob("stopped/*/version_0"))
-    assert not RunFolder(folder).is_tested
+    assert not RunFolder(folder).is_finished
     run_experiment.main(["--resume=last", f"--log_dir={tmp_path / 'stopped'}"])
     assert "Its test is left." in capsys.readouterr().err
     assert outcome(folder) == never
