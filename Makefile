@@ -2,7 +2,7 @@
 # `make` alone lists the targets. Another Python: make PYTHON=/path/to/python3.12
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test gradcheck compare overfitting bench reproduce fuzz audit lint format pip-tools conda-update clean always
+.PHONY: help install train test gradcheck compare overfitting bench scaling reproduce web web-build chaos fuzz audit lint format pip-tools conda-update clean always
 
 # 3.14 is the newest Python that the pinned torch has wheels for.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
@@ -52,14 +52,40 @@ bench: $(STAMP) $(BENCH_STAMP)  ## Time a meta-training step beside other framew
 	.venv/bin/python benchmarks/step.py
 	.venv/bin/python benchmarks/speed_table.py --write
 
+scaling: $(STAMP)  ## Measure how a step's time and memory grow with tasks, steps and processes, for docs/scaling.md
+	.venv/bin/python benchmarks/scaling.py
+	.venv/bin/python benchmarks/checkpointing.py
+	.venv/bin/python benchmarks/processes.py
+
 reproduce: $(STAMP)  ## Train what is left of the results table, at the lowest priority; LIST=1 lists it, ROW=name trains one row
 	.venv/bin/python benchmarks/reproduce.py $(if $(LIST),--list) $(if $(ROW),--row=$(ROW)) $(if $(DATA),--data=$(DATA)) $(if $(QUEUE),--queue=$(QUEUE))
+
+chaos: $(STAMP)  ## Kill a hundred runs at random moments, resume them, and count what is lost (ten minutes); RUNS=1000
+	.venv/bin/python benchmarks/chaos.py $(if $(RUNS),--runs=$(RUNS)) $(if $(SEED),--seed=$(SEED))
 
 fuzz: $(STAMP)  ## Drive every reader of files with files that are nearly right, for SECONDS=60; prints how many were tried
 	TQDM_DISABLE=1 PYTHONPATH=.:tests .venv/bin/python -m fuzzing --seconds=$(or $(SECONDS),60)
 
 audit:  ## Look the locked packages up in the public lists of known flaws
 	$(PYTHON) tasks/audit.py
+
+web: web-build  ## Serve the page of web/ on 127.0.0.1, where the networks adapt in the browser (needs Node 20; PORT=8000)
+	cd web && npm run --silent serve
+
+web-build: web/node_modules web/public/models  ## Build that page into web/dist, for any static host
+	cd web && npm run --silent build
+
+web/node_modules: web/package-lock.json
+	@command -v npm >/dev/null || { echo "the page needs Node 20 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	cd web && npm ci --ignore-scripts --no-fund
+	@touch $@
+
+# The page's models are exported again when their weights or the export have changed.
+web/public/models: web/models.py $(wildcard few_shot/export.py few_shot/onnx/*.py \
+		benchmarks/results/sinusoid_10shot/weights.safetensors \
+		benchmarks/results/omniglot_5way_1shot_quick/weights.safetensors) | $(STAMP)
+	.venv/bin/python web/models.py
+	@touch $@
 
 lint: $(STAMP)  ## Check style, types and shell scripts
 	bash tasks/lint.sh
@@ -101,5 +127,5 @@ conda-update:  ## For conda users: create or update the environment `few_shot`, 
 	@echo "now: conda activate few_shot"
 
 clean:  ## Remove caches and the install stamp; data/, logs/ and .venv stay
-	rm -rf .venv/.installed-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv/.installed-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info web/dist web/public
 	find . \( -path ./.venv -o -path ./data -o -path ./logs \) -prune -o -name __pycache__ -prune -exec rm -rf {} +

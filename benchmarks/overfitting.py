@@ -18,14 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import results_table
+from few_shot.figure_style import COLOURS, FAINT, count_axis, house_style, line_style, new_figure, save, shade
 from training import evaluate, run_experiment
 from training.run_folder import RunFolder
 
@@ -100,26 +96,26 @@ def measure(flags: list[str]) -> dict[str, list]:
     return found
 
 
+@house_style()
 def draw(results: dict[str, dict[str, list]], path: Path) -> None:
     """A panel for each arm: training and validation accuracy against updates, with the plain arm's validation."""
-    rows = math.ceil(len(results) / 3)
-    figure, axes = plt.subplots(rows, 3, figsize=(10, 3.3 * rows), sharey=True, squeeze=False)
+    figure, axes = new_figure(math.ceil(len(results) / 3), 3, width=3.3, height=2.8, sharex=True, sharey=True)
     for axis, (name, result) in zip(axes.flat, results.items(), strict=True):
-        for part, colour, label in (("train", "tab:blue", "training classes"), ("val", "tab:orange", "validation")):
+        for number, (part, label) in enumerate((("train", "training classes"), ("val", "validation"))):
             mean, margin = (100 * np.array(result[part])).T
-            axis.plot(result["updates"], mean, "o-", ms=3, color=colour, label=label)
-            axis.fill_between(result["updates"], mean - margin, mean + margin, color=colour, alpha=0.2)
+            axis.plot(result["updates"], mean, label=label, **line_style(number))
+            shade(axis, result["updates"], mean, margin, COLOURS[number])
         if name != "plain":
             mean = 100 * np.array(results["plain"]["val"])[:, 0]
-            axis.plot(results["plain"]["updates"], mean, "--", color="tab:gray", label="validation, plain")
-        axis.set(title=name, xlabel="outer updates")
-        axis.grid(alpha=0.3)
+            axis.plot(results["plain"]["updates"], mean, ":", color=FAINT, label="validation, plain")
+        axis.set_title(name)
+        count_axis(axis.xaxis)
     for axis in axes[:, 0]:
-        axis.set_ylabel("accuracy (%)")
-    axes[0, 1].legend(loc="upper left", fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+        axis.set_ylabel("accuracy, %")
+    for axis in axes[-1]:
+        axis.set_xlabel("outer updates")
+    figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    save(figure, path)
 
 
 def table(results: dict[str, dict[str, list]]) -> str:

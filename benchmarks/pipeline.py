@@ -6,6 +6,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from few_shot.data import MiniImagenet
 from few_shot.data.image_store import Source, ensure_store
 from few_shot.data.mini_imagenet import find_mini_imagenet
 from few_shot.episodes import EpisodeBatch
+from training.callbacks import RunRecord
 from training.command_line import parse
+from training.devices import world_of
 from training.process import keep_freed_memory, set_up_process
 from training.run_folder import RunFolder
 from training.trainer import build_trainer
@@ -163,9 +166,9 @@ def whole_run(flags: tuple[str, ...], device: str) -> Rival:
         stopwatch = _Stopwatch()
         with tempfile.TemporaryDirectory() as scratch, open(os.devnull, "w") as nowhere:
             folder = RunFolder.start(scratch, "run")
-            folder.record(experiment.config, device)
+            record = RunRecord(folder, experiment.config, partial(folder.record, experiment.config, device), False)
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                trainer = build_trainer(experiment, folder, data.metric)
+                trainer = build_trainer(experiment, world_of(experiment), folder, data.metric, record=record)
                 trainer.callbacks.append(stopwatch)
                 trainer.fit(lit_model, datamodule=data)
         return stopwatch.seconds / (UPDATES - WARM_UP)

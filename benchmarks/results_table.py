@@ -15,9 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import yaml
 
+from few_shot.evaluation import paired_difference
 from few_shot.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
@@ -62,39 +62,55 @@ def read_rows(path: Path = ROWS) -> list[Row]:
 
 
 def table() -> str:
-    """The table in Markdown; an experiment without a record says so."""
+    """The table in Markdown, a line an experiment; one without a record says so."""
     lines = [
         "| experiment | queries | result ± 95 % CI | published | episodes | updates | seed | time | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in read_rows():
-        if not row.table:
-            continue
-        title = f"{row.title} ({row.ours})" if row.ours else row.title
-        folder = RESULTS / row.name
-        for queries, published in row.tests.items():
-            path = folder / f"test_{queries}query.json"
-            start = f"| {title} | {queries} "
-            if not path.is_file():
-                lines.append(f"{start}| in the queue | {published or '–'} | | | | | `{row.command}` |")
-                continue
-            test, run = json.loads(path.read_text()), json.loads((folder / "run.json").read_text())
-            result = f"**{_result(test, row.steps)}**"
-            for other in row.of_each_seed()[1:]:
-                again = RESULTS / other.name / path.name
-                if again.is_file():
-                    result += f"; seed {other.seeds[0]}: {_result(json.loads(again.read_text()), row.steps)}"
-            if path.with_name(f"difference_{queries}query.json").is_file():
-                paired = json.loads(path.with_name(f"difference_{queries}query.json").read_text())
-                published = f"{published}; paired difference {_result_of(paired, 100, 2, signed=True)} %"
-            diverged = f", {n} diverged" if (n := test["diverged"]) else ""
-            minutes = round(sum(run["seconds"].values()) / 60)
-            time = f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-            lines.append(
-                f"{start}| {result} | {published or '–'} | {test['episodes']}{diverged} | {run['updates']} "
-                f"| {row.seeds[0]} | {time} | `{row.command}` |"
-            )
+        if row.table:
+            lines.append(_line(row))
     return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    """A row of the table; a cell has a line for each number of queries that the test was made with."""
+    title = f"{row.title} ({row.ours})" if row.ours else row.title
+    folder = RESULTS / row.name
+    results, published, episodes = [], [], []
+    for queries, number in row.tests.items():
+        path = folder / f"test_{queries}query.json"
+        if not path.is_file():
+            results.append("in the queue")
+            published.append(number or "–")
+            continue
+        test = json.loads(path.read_text())
+        result = f"**{_result(test, row.steps)}**"
+        for other in row.of_each_seed()[1:]:
+            again = RESULTS / other.name / path.name
+            if again.is_file():
+                result += f"; seed {other.seeds[0]}: {_result(json.loads(again.read_text()), row.steps)}"
+        if path.with_name(f"difference_{queries}query.json").is_file():
+            paired = json.loads(path.with_name(f"difference_{queries}query.json").read_text())
+            number = f"{number}; paired difference {_result_of(paired, 100, 2, signed=True)} %"
+        results.append(result)
+        published.append(number or "–")
+        episodes.append(
+            f"{test['episodes']}, {test['diverged']} diverged" if test["diverged"] else str(test["episodes"])
+        )
+    updates = seed = time = ""
+    if episodes:
+        run = json.loads((folder / "run.json").read_text())
+        minutes = round(sum(run["seconds"].values()) / 60)
+        updates, seed = str(run["updates"]), str(row.seeds[0])
+        time = f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    elif set(results) == {"in the queue"}:
+        results = ["in the queue"]
+    if set(published) == {"–"}:
+        published = ["–"]
+    several = (map(str, row.tests), results, published, episodes)
+    cells = [title, *("<br>".join(cell) for cell in several), updates, seed, time, f"`{row.command}`"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def _result(test: dict[str, Any], steps: list[int] | None) -> str:
@@ -108,16 +124,10 @@ def _result_of(row: dict[str, float], scale: float, digits: int, signed: bool = 
     return f"{scale * row['mean']:{'+' if signed else ''}.{digits}f} ± {scale * row['ci95']:.{digits}f}"
 
 
-def compare(ours: Path, theirs: Path) -> dict[str, float]:
-    """Mean and 95 % interval of the difference, ours minus theirs, of two files of one result an episode.
-
-    Episodes that both have are compared; they are the same tasks, so the interval is narrower than either result's.
-    """
-    both = [_episodes(path) for path in (ours, theirs)]
-    shared = sorted(both[0].keys() & both[1].keys())
-    difference = np.array([both[0][i] - both[1][i] for i in shared])
-    ci95 = 1.96 * difference.std(ddof=1) / np.sqrt(len(difference))
-    return {"mean": float(difference.mean()), "ci95": float(ci95), "episodes": len(shared)}
+def compare(ours: Path, theirs: Path) -> dict[str, float | None]:
+    """Mean and 95 % interval of the difference, ours minus theirs, of two files of one result an episode."""
+    mean, ci95, episodes = paired_difference(_episodes(ours), _episodes(theirs))
+    return {"mean": mean, "ci95": ci95, "episodes": episodes}
 
 
 def _episodes(path: Path) -> dict[int, float]:

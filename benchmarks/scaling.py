@@ -2,6 +2,7 @@
 
 python benchmarks/scaling.py                 # a few minutes
 python benchmarks/scaling.py --device=cuda
+python benchmarks/scaling.py --redraw        # what benchmarks/results/ holds
 
 Ours and the plain loop in turn, on a small Conv4 at 28x28. The numbers go to ``benchmarks/results/``.
 """
@@ -15,17 +16,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 from benchmarks import machine
 from benchmarks.environment import ROOT
 from benchmarks.race import race
 from benchmarks.results_table import RESULTS
 from benchmarks.step import check, enter, on_device
 from benchmarks.workloads import Workload
+from few_shot.figure_style import house_style, line_style, log_axis, new_figure, readable_memory, readable_time, save
 
 RIVALS = ("ours", "plain loop", "plain loop, memory kept")
 START = {"batch_size": 8, "episode_classes": 5, "support_samples": 1, "inner_loop_steps": 1}
@@ -56,37 +53,44 @@ def measure(device: str, rounds: int) -> dict[str, dict[str, Any]]:
     return result
 
 
+@house_style()
 def draw(result: dict[str, dict[str, Any]], path: Path) -> None:
     """Time above, memory below, an axis a column."""
-    figure, rows = plt.subplots(2, len(result), figsize=(12, 5), sharey="row", layout="constrained")
+    figure, rows = new_figure(2, len(result), width=2.9, height=2.3, sharey="row")
     for column, (axis, measured) in zip(rows.T, result.items(), strict=True):
-        for panel, (quantity, scale) in zip(column, (("seconds", 1e3), ("bytes", 1e-6)), strict=True):
-            for name, numbers in measured[quantity].items():
-                panel.plot(measured["values"], [scale * n for n in numbers], "o-", label=name)
-            panel.set(xscale="log", yscale="log")
+        for panel, quantity in zip(column, ("seconds", "bytes"), strict=True):
+            for number, (name, values) in enumerate(measured[quantity].items()):
+                panel.plot(measured["values"], values, label=name, **line_style(number))
+            panel.set(xscale="log")
             panel.set_xticks(measured["values"], [str(value) for value in measured["values"]])
             panel.set_xticks([], minor=True)
         column[1].set_xlabel(axis)
-    rows[0, 0].set_ylabel("step, ms")
-    rows[1, 0].set_ylabel("peak memory, MB")
-    rows[0, 1].legend()  # where no curve is
-    figure.savefig(path, dpi=120)
+    for (first, *_), label, text in zip(
+        rows, ("time of a step", "peak memory"), (readable_time, readable_memory), strict=True
+    ):
+        first.set_ylabel(label)
+        log_axis(first.yaxis, text)
+    figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=len(RIVALS))
+    save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, write down, draw."""
+    """Measure and write down, unless told only to redraw; draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--rounds", type=int, default=10, help="turns for each (default: 10)")
     parser.add_argument(
         "--output", type=Path, help="the picture (default: docs/scaling.png, on a GPU scaling_cuda.png)"
     )
+    parser.add_argument("--redraw", action="store_true", help="measure nothing")
     options = parser.parse_args(argv)
-    curves = measure(options.device, options.rounds)
-    record = {"machine": machine.description(options.device), "start": START, "curves": curves}
-    (RESULTS / f"scaling_{options.device}.json").write_text(json.dumps(record, indent=1) + "\n")
+    file = RESULTS / f"scaling_{options.device}.json"
+    if not options.redraw:
+        curves = measure(options.device, options.rounds)
+        record = {"machine": machine.description(options.device), "start": START, "curves": curves}
+        file.write_text(json.dumps(record, indent=1) + "\n")
     picture = options.output or ROOT / "docs" / ("scaling.png" if options.device == "cpu" else "scaling_cuda.png")
-    draw(curves, picture)
+    draw(json.loads(file.read_text())["curves"], picture)
     print(picture)
 
 

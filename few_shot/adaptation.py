@@ -15,6 +15,7 @@ gradient of the *sum* of the losses holds every task's own gradient, and plain a
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from inspect import signature
 from typing import Any
 from weakref import WeakSet
@@ -28,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 from few_shot.inner_optimizers import InnerOptimizer, Rates, Weights
 from few_shot.layer_errors import explain
 from few_shot.private_parts import NormBase
+from few_shot.recomputation import Recomputation, recomputed
 
 #: (fast weights [T, ...], inputs [T, n, ...]) -> predictions [T, n, out]
 Predict = Callable[[Weights, Tensor], Tensor]
@@ -76,7 +78,7 @@ def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) 
             predictions = one_by_one(weights, x)
         except Exception as error:
             raise explain(model, x[0], error) from error
-        _ONE_BY_ONE.add(model)
+        run_one_by_one(model)
         warnings.warn(
             f"{type(model).__name__} runs for one task after the other, which is slower: "
             f"it cannot be vectorised over tasks ({str(reason).splitlines()[0]}).",
@@ -87,8 +89,13 @@ def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) 
     return predict
 
 
-#: Models that ``vmap`` cannot run.
+#: Models that run without ``vmap``.
 _ONE_BY_ONE: WeakSet[nn.Module] = WeakSet()
+
+
+def run_one_by_one(model: nn.Module) -> None:
+    """Have a model run for one task after the other, without ``vmap``, from now on."""
+    _ONE_BY_ONE.add(model)
 
 
 def _stacked(each: Sequence[Any]) -> Any:
@@ -146,6 +153,7 @@ def inner_loop(
     optimizer: InnerOptimizer,
     rates: Callable[[int], Rates],
     first_order: bool = False,
+    recomputation: Recomputation | None = None,
 ) -> Iterator[Weights]:
     """Yield the fast weights ``[T, ...]`` before the first step and after each.
 
@@ -159,21 +167,32 @@ def inner_loop(
         optimizer: the rule of a step.
         rates: step number (from 0) to each parameter's inner learning rate.
         first_order: whether the inner gradients count as constants in the outer gradient (FOMAML; section 5.2).
+        recomputation: how to compute the steps again in the outer backward pass, instead of keeping them; None keeps
+            them. Without an outer gradient through the steps there is nothing to keep.
     """
     outer_gradient = torch.is_grad_enabled()
-    state = None
+    second_order = outer_gradient and not first_order
+    state: Any = None
+
+    def one_step(start: tuple[Weights, Any, Rates], keep_graph: bool) -> tuple[Weights, Any]:
+        weights, state, rates = start
+        with torch.enable_grad():
+            loss = support_loss(weights).sum()
+            gradients = torch.autograd.grad(
+                loss, list(weights.values()), create_graph=keep_graph, materialize_grads=True
+            )
+        return optimizer(weights, dict(zip(weights, gradients, strict=True)), rates, state)
+
     yield weights
     for step in range(steps):
-        with torch.enable_grad():
-            if not outer_gradient:
-                weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
-            gradients = torch.autograd.grad(
-                support_loss(weights).sum(),
-                list(weights.values()),
-                create_graph=outer_gradient and not first_order,
-                materialize_grads=True,
-            )
-        weights, state = optimizer(weights, dict(zip(weights, gradients, strict=True)), rates(step), state)
+        if not outer_gradient:
+            weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
+        start = weights, state, rates(step)
+        if second_order and recomputation is not None:
+            again = partial(recomputation.again, step)
+            weights, state = recomputed(one_step, start, recomputation.shared, again)
+        else:
+            weights, state = one_step(start, second_order)
         yield weights
 
 

@@ -11,6 +11,7 @@ Only classes of this package are built. Any other the caller must give.
 """
 
 import importlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from few_shot.arguments import RemembersArguments, weights_follow
 from few_shot.errors import BadInput
 from few_shot.files import given_path, open_file
 from few_shot.weight_files import are_weights, read_torch, reason
+from few_shot.whole_files import write_whole
 
 PACKAGE = "few_shot."
 #: The file of a published result's weights.
@@ -148,7 +150,7 @@ def _is_of_data(data: Any) -> bool:
 def save_weights(learner: Any, folder: Path) -> None:
     """Write ``weights.safetensors`` into a folder: the weights, and all that is needed to build their learner."""
     weights = {name: value.contiguous() for name, value in learner.state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"few_shot": json.dumps(describe(learner))})
+    write_whole(folder / WEIGHTS, save(weights, metadata={"few_shot": json.dumps(describe(learner))}))
 
 
 def save_learner(learner: Any, path: str | Path) -> None:
@@ -157,14 +159,14 @@ def save_learner(learner: Any, path: str | Path) -> None:
     Raises:
         BadInput: the file cannot be written.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
-        torch.save({"state_dict": learner.state_dict(), "few_shot": describe(learner)}, part)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"{path} cannot be written ({error}).") from error
+    write_whole(path, as_bytes({"state_dict": learner.state_dict(), "few_shot": describe(learner)}))
+
+
+def as_bytes(content: Any) -> bytes:
+    """What ``torch.save`` writes, without the file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def find_checkpoint(path: str | Path) -> Path:

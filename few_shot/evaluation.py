@@ -1,7 +1,9 @@
 """From each episode's result at each inner step to means with confidence intervals."""
 
 import csv
+import io
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.metrics import METRICS
+from few_shot.whole_files import write_whole
 
 #: An episode has diverged when its query loss is over this many times its own before adaptation.
 DIVERGED_FACTOR = 100.0
@@ -44,10 +47,27 @@ class EpisodeResults:
 
     def mean_metric(self, name: str, step: int = -1) -> tuple[float | None, float | None]:
         """Mean ± 95 % interval of the metric; what a diverged episode counts as, the metric says."""
+        return mean_ci95(np.array(list(self.by_episode(name, step).values())))
+
+    def by_episode(self, name: str, step: int = -1) -> dict[int, float]:
+        """Each episode's metric by its number; a diverged one is left out or counts as the metric says."""
         instead = METRICS[name].when_diverged
-        if instead is None:
-            return mean_ci95(self.metric[~self.diverged, step])
-        return mean_ci95(np.where(self.diverged, instead, self.metric[:, step]))
+        values = self.metric[:, step] if instead is None else np.where(self.diverged, instead, self.metric[:, step])
+        counted = ~self.diverged if instead is None else np.ones_like(self.diverged)
+        return dict(zip(self.index[counted].tolist(), values[counted].tolist(), strict=True))
+
+
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float | None, float | None, int]:
+    """Mean ± 95 % interval of ours minus theirs over the episodes that both have, and how many those are.
+
+    They are the same tasks, so the interval is narrower than that of two unrelated results.
+
+    Args:
+        ours: each episode's result by its number.
+        theirs: the same of another learner, on the same episodes.
+    """
+    shared = sorted(ours.keys() & theirs.keys())
+    return *mean_ci95(np.array([ours[i] - theirs[i] for i in shared])), len(shared)
 
 
 def mean_ci95(values: NDArray) -> tuple[float | None, float | None]:
@@ -78,12 +98,23 @@ def summarize(results: EpisodeResults, metric: str, seed: int, transductive: boo
 
 def write_episodes(results: EpisodeResults, metric: str, path: Path) -> None:
     """Write one row per episode and step, so that two runs can be compared pairwise on the same tasks."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["episode", "step", "loss", metric, "diverged"])
-        for e, (index, diverged) in enumerate(zip(results.index, results.diverged, strict=True)):
-            for s, step in enumerate(results.steps):
-                writer.writerow([index, step, results.loss[e, s], results.metric[e, s], int(diverged)])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["episode", "step", "loss", metric, "diverged"])
+    for e, (index, diverged) in enumerate(zip(results.index, results.diverged, strict=True)):
+        for s, step in enumerate(results.steps):
+            writer.writerow([index, step, results.loss[e, s], results.metric[e, s], int(diverged)])
+    write_whole(path, text.getvalue())
+
+
+def read_episodes(path: Path) -> EpisodeResults:
+    """What :func:`write_episodes` has written."""
+    with path.open(newline="") as file:
+        _, *rows = csv.reader(file)
+    values = np.array([[float(value) for value in row[:4]] for row in rows])
+    steps = list(dict.fromkeys(values[:, 1].astype(int).tolist()))
+    index, _, loss, metric = values.reshape(-1, len(steps), 4).transpose(2, 0, 1)
+    return EpisodeResults(index[:, 0].astype(int), steps, loss, metric)
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from few_shot.adapted import Adapted
 from few_shot.checkpoint import find_checkpoint, load_learner, save_learner
 from few_shot.errors import BadInput, at_least
 from few_shot.evaluation import EpisodeResults
+from few_shot.export import Exported, export
 from few_shot.lit_models import (
     LitANIL,
     LitBOIL,
@@ -36,6 +37,7 @@ from few_shot.lit_models.base import LitMetaLearner
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of
+from few_shot.sheets import can_draw_sheet, draw_sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,18 +185,21 @@ class Learner:
         model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
         return Adapted(model, inputs, classes, like, flat=np.ndim(y) == 1, transductive=transductive)
 
-    def plot(self, data: pl.LightningDataModule, *, episode: int = 0, steps: Sequence[int] = (0, 1, 10)) -> "Figure":
-        """Draw how the learner adapts to one test task that is a curve; ``.savefig(path)`` writes it.
+    def plot(self, data: pl.LightningDataModule, *, episode: int = 0, steps: Sequence[int] | None = None) -> "Figure":
+        """Draw how the learner adapts to one test task, a curve or pictures; ``.savefig(path)`` writes it.
 
         Args:
-            data: the data module of the tasks.
+            data: the data module of the tasks; of pictures, after its ``setup``.
             episode: the number of the test task, from 0.
-            steps: the inner steps to draw, 0 for before adaptation.
+            steps: the inner steps after which a curve is drawn, 0 for before adaptation; None for 0, 1 and 10.
+                Pictures are shown before and after the largest of them; None for test_inner_loop_steps.
 
         Raises:
-            BadInput: the tasks are no curves, or the learner has no inner loop.
+            BadInput: the tasks are neither, the learner has no inner loop for a curve, or matplotlib is missing.
         """
-        return draw_fit(self.lit_model, data, episode, steps)
+        if can_draw_sheet(data):
+            return draw_sheet(self.lit_model, data, episode, None if steps is None else max(steps))
+        return draw_fit(self.lit_model, data, episode, (0, 1, 10) if steps is None else steps)
 
     @property
     def inputs(self) -> Inputs:
@@ -224,6 +229,18 @@ class Learner:
         """
         save_learner(self.lit_model, path)
 
+    def export(self, folder: str | Path, *, steps: int | None = None) -> Exported:
+        """Write the whole adaptation as one ONNX graph, for other languages: see :func:`few_shot.export.export`.
+
+        Args:
+            folder: where to write.
+            steps: inner steps in the graph; None for test_inner_loop_steps.
+
+        Raises:
+            BadInput: the learner cannot be exported, or the folder cannot be written.
+        """
+        return export(self.lit_model, folder, steps)
+
 
 @dataclass(eq=False)
 class _InnerLoop(Learner):
@@ -252,12 +269,14 @@ class MAML(_InnerLoop):
     Args:
         inner_lr: learning rate of the inner loop.
         first_order: whether inner gradients count as constants in the outer gradient.
+        checkpoint_inner_loop: whether the backward pass computes inner steps again, instead of keeping them all.
     """
 
     lit_class: ClassVar[type[LitMetaLearner]] = LitMAML
     _: KW_ONLY
     inner_lr: float = 0.01
     first_order: bool = False
+    checkpoint_inner_loop: bool = False
 
 
 @dataclass(eq=False)
@@ -282,6 +301,7 @@ class MetaSGD(_InnerLoop):
         inner_lr_min: least initial inner rate.
         inner_lr_max: greatest initial inner rate.
         first_order: whether inner gradients count as constants in the outer gradient.
+        checkpoint_inner_loop: whether the backward pass computes inner steps again, instead of keeping them all.
     """
 
     lit_class: ClassVar[type[LitMetaLearner]] = LitMetaSGD
@@ -290,6 +310,7 @@ class MetaSGD(_InnerLoop):
     inner_lr_min: float = 0.005
     inner_lr_max: float = 0.1
     first_order: bool = False
+    checkpoint_inner_loop: bool = False
 
 
 @dataclass(eq=False)

@@ -1,18 +1,17 @@
-"""Pictures of what a learner does with one task. matplotlib is imported only when one is drawn."""
+"""Pictures of what learners do with one task that is a curve."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from few_shot.errors import BadInput
+from few_shot.figure_style import COLOURS, DASHES, FAINT, TRUTH, house_style, new_figure, plain_number
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-#: Colour and line after so many inner steps; they differ in grey and for the colour-blind.
-STYLES = {0: ("tab:gray", ":"), 1: ("tab:blue", "--"), 10: ("tab:green", "-")}
 
 
 def can_draw_fit(lit_model: Any, data: Any) -> bool:
@@ -34,42 +33,81 @@ def truth_of(data: Any) -> Callable[..., np.ndarray] | None:
     return None
 
 
-def draw_fit(lit_model: Any, data: Any, episode: int = 0, steps: Sequence[int] = (0, 1, 10)) -> "Figure":
+@house_style()
+def draw_fit(
+    lit_model: Any,
+    data: Any,
+    episode: int = 0,
+    steps: Sequence[int] = (0, 1, 10),
+    against: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> "Figure":
     """Draw one unseen curve: the truth if known, the support points, the predictions after some inner steps.
+
+    Every prediction has its mean squared error on the task's query points.
 
     Args:
         lit_model: an algorithm with an inner loop.
         data: a data module whose tasks are curves, one number of one number.
         episode: the number of the test task, from 0.
         steps: the inner steps to draw, 0 for before adaptation.
+        against: other learners' algorithms by their names, each drawn in a panel of its own on the same points.
+        name: of the first panel.
 
     Raises:
-        BadInput: the tasks are no curves, or the algorithm has no inner loop.
+        BadInput: the tasks are no curves, an algorithm has no inner loop, or matplotlib is missing.
     """
-    from matplotlib.figure import Figure
-
-    if not can_draw_fit(lit_model, data):
+    learners = {name: lit_model, **(against or {})}
+    if not all(can_draw_fit(learner, data) for learner in learners.values()):
         raise BadInput("Only curves are drawn, such as the sinusoid's tasks, of an algorithm with an inner loop.")
     index = np.array([episode])
-    dtype, device = lit_model.dtype, lit_model.device
-    batch = data.prepare(data.draw("test", data.eval_seed, index), "test", dtype)
-    batch = type(batch)(*(tensor.to(device) for tensor in batch))
-    points = batch.support_x[0, :, 0].double().cpu().numpy()
+    drawn = data.draw("test", data.eval_seed, index)
+    points = drawn.support_x[0, :, 0].double().numpy()
     at = np.linspace(min(-5.0, points.min()), max(5.0, points.max()), 200)
-    figure = Figure(figsize=(7, 4.5), layout="tight")
-    axis = figure.subplots()
-    if (truth := truth_of(data)) is not None:
-        axis.plot(at, truth("test", data.eval_seed, index, at[None, :, None])[0, :, 0], "k", lw=2, label="truth")
-    axis.plot(points, batch.support_y[0, :, 0].cpu(), "r^", ms=8, label="support points", zorder=5)
-    x = torch.as_tensor(at, dtype=dtype, device=device)[None, :, None]
-    with torch.no_grad():
-        predictions = lit_model.predictions_of(x)
-        for step, fast_weights in enumerate(lit_model.adapt(batch.support_x, batch.support_y, max(steps))):
-            if step in steps:
-                colour, line = STYLES.get(step, ("tab:purple", "-."))
-                label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
-                axis.plot(at, predictions(fast_weights)[0, :, 0].cpu(), line, color=colour, label=label)
-    axis.set(xlabel="x", ylabel="y", title=f"Test task {episode}: {data.support_samples} support points")
-    axis.grid(alpha=0.3)
-    axis.legend()
+    figure, panels = new_figure(1, len(learners), height=3.6, sharey=True)
+    shots = len(points)
+    what = f"Test task {episode}: {shots} support point{'s' * (shots > 1)}, MSE on {drawn.query_x.shape[1]} others"
+    for axis, (title, learner) in zip(panels[0], learners.items(), strict=True):
+        if (truth := truth_of(data)) is not None:
+            values = truth("test", data.eval_seed, index, at[None, :, None])[0, :, 0]
+            axis.plot(at, values, color=TRUTH, lw=5, label="truth", solid_capstyle="round")
+        _draw_predictions(axis, learner, data.prepare(drawn, "test", learner.dtype), at, sorted(set(steps)))
+        axis.set(xlabel="x", title=title if len(learners) > 1 else what)
+    panels[0, 0].set_ylabel("y")
+    if len(learners) > 1:
+        figure.suptitle(what, x=0.01, ha="left", fontsize=10)
     return figure
+
+
+def _draw_predictions(axis: "Axes", learner: Any, batch: Any, at: np.ndarray, steps: Sequence[int]) -> None:
+    """Support points, and the predictions at the points ``at`` after each of the steps, with their errors."""
+    batch = type(batch)(*(tensor.to(learner.device) for tensor in batch))
+    support = batch.support_x[0, :, 0].cpu(), batch.support_y[0, :, 0].cpu()
+    axis.plot(*support, "^", ms=7, color=COLOURS[2], mec="white", label="support points", zorder=5)
+    x = torch.as_tensor(at, dtype=learner.dtype, device=learner.device)[None, :, None]
+    errors = {}
+    with torch.no_grad():
+        curve, queries = learner.predictions_of(x), learner.predictions_of(batch.query_x)
+        for step, fast_weights in enumerate(learner.adapt(batch.support_x, batch.support_y, max(steps))):
+            if step not in steps:
+                continue
+            label = "before adaptation" if step == 0 else f"after {step} step{'s' if step > 1 else ''}"
+            errors[label] = (queries(fast_weights) - batch.query_y).square().mean().item()
+            axis.plot(at, curve(fast_weights)[0, :, 0].cpu(), label=label, **_style(step, steps))
+    handles, labels = axis.get_legend_handles_labels()
+    texts = [f"{text}, MSE {_short(errors[text])}" if text in errors else text for text in labels]
+    axis.legend(handles, texts, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+
+
+def _style(step: int, steps: Sequence[int]) -> dict[str, Any]:
+    """Grey dots before adaptation, a full blue line at the last step, others between."""
+    if step == 0:
+        return {"color": FAINT, "linestyle": ":"}
+    if step == steps[-1]:
+        return {"color": COLOURS[0], "linestyle": "-"}
+    number = sorted(set(steps) - {0}).index(step)
+    return {"color": COLOURS[1 + number % 4], "linestyle": DASHES[1 + number % 3]}
+
+
+def _short(value: float) -> str:
+    return plain_number(float(f"{value:.3g}")) if np.isfinite(value) else "not finite"

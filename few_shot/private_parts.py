@@ -1,11 +1,13 @@
 """What reaches into private parts of PyTorch and Lightning, and why; a test for each fails when the part is gone."""
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph
 
 # What all batch norms, and all norms with running statistics, are derived from. Correctness: a list of the public
@@ -16,12 +18,17 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 __all__ = [
     "BatchNorm",
     "NormBase",
+    "between_updates",
     "compiler_pass",
     "correct_update_count",
     "do_not_look_for_a_driver_again",
     "is_listened_to",
     "keep_buffers_apart",
+    "leave_stopping_to_others",
+    "stop_killing_in_silence",
+    "storage_of",
     "trace_gradients",
+    "with_free_size",
 ]
 
 
@@ -51,6 +58,34 @@ def correct_update_count(trainer: Any) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
+@contextmanager
+def between_updates(trainer: Any) -> Iterator[None]:
+    """A checkpoint that is saved in here, at the beginning of an update, is as of before it.
+
+    Correctness: Lightning has counted the update's batch by then. A resumed run would count it again, and validate an
+    update too early for ever.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    counts = [(count, count.ready) for count in (progress.total, progress.current)]
+    for count, _ in counts:
+        count.ready = count.completed
+    try:
+        yield
+    finally:
+        for count, ready in counts:
+            count.ready = ready
+
+
+def leave_stopping_to_others(trainer: Any) -> None:
+    """Have a Lightning Trainer do nothing on SIGTERM but call the handler that was there before it.
+
+    Correctness: Lightning's handler waits for all processes within the signal, so that a signal to one of them hangs
+    the run. Its way to stop ends with status 0 and without a checkpoint. SLURM's signal to requeue stays its own.
+    """
+    trainer._signal_connector._sigterm_notifier_fn = lambda *_: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
 def do_not_look_for_a_driver_again() -> None:
     """Take back what Lightning sets for PyTorch: to look for a GPU's driver whenever it is asked for a GPU.
 
@@ -59,6 +94,25 @@ def do_not_look_for_a_driver_again() -> None:
     """
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
+
+def stop_killing_in_silence() -> None:
+    """Stop Lightning's watch over the processes that it has launched.
+
+    Correctness: five seconds after one has ended with an error, it kills all others, and says nothing. Whoever calls
+    this watches them, and says who is gone.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            thread._child_processes = []  # type: ignore[attr-defined]
+
+
+def storage_of(tensor: Tensor) -> int:
+    """A number for the memory that a tensor lies in, with whatever else lies there.
+
+    Correctness: on the meta device nothing has an address, by which one would tell.
+    """
+    return tensor.untyped_storage()._cdata
 
 
 def trace_gradients() -> None:
@@ -86,3 +140,24 @@ def compiler_pass(rewrite: Callable[[Graph], None], file: str) -> Any:
             return get_hash_for_files((file,))
 
     return Pass()
+
+
+@contextmanager
+def with_free_size(tensors: Sequence[Tensor], free: Sequence[bool]) -> Iterator[list[Tensor]]:
+    """Tensors without content for ``make_fx``, of which some have a first size that tracing leaves open.
+
+    Speed: ``make_fx`` by itself leaves all sizes open, those of weights and pictures too. That took 15 s instead of 5 s
+    for one step of Conv4. It also takes equal sizes for the same one, so that a layer could fix the number of samples.
+    """
+    from torch._dispatch.python import enable_python_dispatcher  # here: these take seconds
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+
+    def fake(x: Tensor, is_free: bool) -> Tensor:
+        sizes = [DimDynamic.DYNAMIC if is_free and d == 0 else DimDynamic.STATIC for d in range(x.dim())]
+        return mode.from_tensor(x, symbolic_context=StatelessSymbolicContext(sizes))
+
+    with enable_python_dispatcher(), mode:  # in C++, matmul and others would fix the open sizes
+        yield [fake(x, is_free) for x, is_free in zip(tensors, free, strict=True)]

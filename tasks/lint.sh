@@ -18,6 +18,11 @@ python -m mypy few_shot training || FAILURE=true
 echo "shellcheck"
 shellcheck tasks/*.sh .ci/run || FAILURE=true
 
+if [ -d web/node_modules ]; then
+    echo "biome"
+    npm --prefix web run --silent lint || FAILURE=true
+fi
+
 if [ "$FAILURE" = true ]; then
     echo "Linting failed"
     exit 1

@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 python=.venv/bin/python
 [ -x "$python" ] || python=python
 
-# Several test processes, so one thread in each: more would only fight over the cores.
+# Several test processes, so one thread in each: more would only fight over the cores. Tests of one xdist_group share a
+# process, and with it what their fixtures cost.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-exec "$python" -m pytest --numprocesses=auto --maxprocesses=4 "$@"
+exec "$python" -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup "$@"

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from few_shot.evaluation import EpisodeResults, mean_ci95, summarize, table, write_episodes
+from few_shot.evaluation import (
+    EpisodeResults,
+    mean_ci95,
+    paired_difference,
+    read_episodes,
+    summarize,
+    table,
+    write_episodes,
+)
 
 
 def results(loss, metric=None):
@@ -90,3 +98,21 @@ def test_episodes_file(tmp_path):
     ]
     assert [float(r["loss"]) for r in rows[:3]] == [1.0, 0.5, 1.0]
     assert list(rows[0]) == ["episode", "step", "loss", "mse", "diverged"]
+
+
+def test_episodes_file_is_read_as_it_was_written(tmp_path):
+    written = results([[1.0, 0.5], [1.0, math.nan], [3.0, 1 / 3]])
+    write_episodes(written, "mse", tmp_path / "test_episodes.csv")
+    found = read_episodes(tmp_path / "test_episodes.csv")
+    assert found.steps == written.steps and found.index.tolist() == written.index.tolist()
+    np.testing.assert_array_equal(found.loss, written.loss)
+    np.testing.assert_array_equal(found.metric, written.metric)
+
+
+def test_a_paired_difference_is_over_the_episodes_that_both_have():
+    ours, theirs = {1: 5.0, 2: 7.0, 3: 9.0, 8: 100.0}, {3: 6.0, 2: 5.0, 1: 4.0, 9: -100.0}
+    # Differences 1, 2, 3: mean 2, variance 1.
+    assert paired_difference(ours, theirs) == (2.0, pytest.approx(1.96 / math.sqrt(3), rel=1e-12), 3)
+    diverged = results([[1.0, 0.5], [1.0, math.nan]])
+    assert diverged.by_episode("mse") == {10: 0.5}
+    assert diverged.by_episode("accuracy") == {10: 0.5, 11: 0.0}

@@ -14,21 +14,27 @@ MAY_IMPORT = {
     "weight_files": {"files", "limits", "pickles"},
     "arguments": {"errors"},
     "layer_errors": {"errors"},
-    "checkpoint": {"arguments", "errors", "files", "weight_files"},
+    "whole_files": {"errors"},
+    "checkpoint": {"arguments", "errors", "files", "weight_files", "whole_files"},
     "metrics": {"errors"},
     "episodes": set(),
     "inner_optimizers": set(),
-    "evaluation": {"metrics"},
-    "adaptation": {"inner_optimizers", "layer_errors", "private_parts"},
+    "evaluation": {"metrics", "whole_files"},
+    "recomputation": set(),
+    "adaptation": {"inner_optimizers", "layer_errors", "private_parts", "recomputation"},
     "models": {"arguments", "errors", "files", "private_parts", "weight_files"},
     "private_parts": set(),
     "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes", "private_parts"},
     "data": {"episodes", "errors", "files", "limits", "metrics", "pickles"},
 }
 MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
-MAY_IMPORT["plots"] = {"errors"}
+MAY_IMPORT["figure_style"] = {"errors", "whole_files"}
+MAY_IMPORT["plots"] = MAY_IMPORT["sheets"] = {"errors", "figure_style"}
+MAY_IMPORT["confusion"] = {"errors", "figure_style", "sheets"}
 MAY_IMPORT["samples"] = {"data", "errors", "files", "limits"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
+MAY_IMPORT["onnx"] = {"adaptation", "episodes", "errors", "inner_optimizers", "lit_models", "private_parts"}
+MAY_IMPORT["export"] = {"checkpoint", "errors", "lit_models", "metrics", "onnx", "samples"}
 MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}
 #: Parts that know no Lightning.
 WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models", "learner"}

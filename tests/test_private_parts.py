@@ -1,16 +1,23 @@
 """The private parts that are used still do what they are used for."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from helpers import bare_trainer
+from lightning_fabric.strategies.launchers import subprocess_script
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DistributedDataParallel
 
 from few_shot import private_parts
@@ -111,6 +118,68 @@ def test_lightning_numbers_logged_rows_by_the_count_that_is_corrected(correct, s
     assert [int(line.split(",")[column]) for line in lines[1:]] == steps
 
 
+class Counting(BoringModel):
+    """Validated after every second update; saves a checkpoint before the fourth, with or without what it takes."""
+
+    def __init__(self, path, between):
+        super().__init__()
+        self.path, self.between, self.validated = path, between, []
+
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.trainer.global_step == 3 and self.path is not None:
+            with private_parts.between_updates(self.trainer) if self.between else contextlib.nullcontext():
+                self.trainer.save_checkpoint(self.path)
+
+    def on_validation_start(self):
+        self.validated.append(self.trainer.global_step)
+
+
+@pytest.mark.parametrize(("between", "validated"), [(True, [4, 6]), (False, [5, 7])])
+def test_a_run_resumed_from_before_an_update_validates_as_if_it_had_never_stopped(between, validated, tmp_path):
+    def fit(model, checkpoint=None):
+        batches = torch.utils.data.DataLoader(torch.rand(9, 32))
+        pl.Trainer(
+            accelerator="cpu",
+            max_steps=7,
+            max_epochs=-1,
+            val_check_interval=2,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        ).fit(model, batches, batches, ckpt_path=checkpoint)
+        return model.validated
+
+    assert fit(Counting(tmp_path / "x.ckpt", between)) == [2, 4, 6]
+    assert fit(Counting(None, False), tmp_path / "x.ckpt") == validated
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_lightning_ends_a_training_at_sigterm_unless_others_do(others):
+    class Signalled(BoringModel):
+        def on_train_batch_start(self, batch, batch_idx):
+            if batch_idx == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    noted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.append(True))
+    trainer = bare_trainer(max_steps=4)
+    if others:
+        private_parts.leave_stopping_to_others(trainer)
+    try:
+        trainer.fit(Signalled(), torch.utils.data.DataLoader(torch.rand(9, 32)))
+    except SystemExit:
+        assert not others
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert noted == [True]
+    assert trainer.global_step == (4 if others else 2)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+
+
 def test_batch_norms_are_derived_from_the_private_bases():
     for norm in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
         assert issubclass(norm, private_parts.BatchNorm) and issubclass(norm, private_parts.NormBase)
@@ -127,3 +196,42 @@ assert ("PYTORCH_NVML_BASED_CUDA_CHECK" in os.environ) == torch.cuda.is_availabl
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_tracing_leaves_open_the_sizes_that_are_to_be_free_and_no_others():
+    """``matmul`` and ``flatten`` would fix a size that is traced without the dispatcher in Python."""
+    with private_parts.with_free_size([torch.zeros(3, 2), torch.zeros(3)], [True, False]) as (x, weight):
+        graph = make_fx(lambda x, weight: (x.flatten()[: x.shape[0]] * weight.sum()) @ x)(x, weight)
+    sizes = [tuple(node.meta["val"].shape) for node in graph.graph.nodes if node.op == "placeholder"]
+    assert not isinstance(sizes[0][0], int) and sizes[0][1] == 2 and sizes[1] == (3,)
+    x, weight = torch.rand(7, 2), torch.rand(3)
+    torch.testing.assert_close(graph(x, weight), (x.flatten()[:7] * weight.sum()) @ x)
+
+
+def test_lightning_kills_the_other_processes_when_one_has_ended_unless_told_not_to():
+    for quiet in (False, True):
+        observer = subprocess_script._ChildProcessObserver(0, [Ended()], sleep_period=0)
+        killed = []
+        observer._terminate_all = lambda killed=killed: killed.append(True)
+        threads = [observer]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading, "enumerate", lambda threads=threads: threads)
+            if quiet:
+                private_parts.stop_killing_in_silence()
+        observer.run()
+        assert bool(killed) is not quiet
+
+
+class Ended:
+    """A process that has failed."""
+
+    pid, returncode = 1, 1
+
+    def poll(self):
+        """It is known to have."""
+
+
+def test_storages_are_told_apart_where_they_have_no_address():
+    a, b = torch.empty(4, device="meta"), torch.empty(4, device="meta")
+    assert a.data_ptr() == b.data_ptr()
+    assert private_parts.storage_of(a) == private_parts.storage_of(a[1:]) != private_parts.storage_of(b)

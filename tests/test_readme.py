@@ -11,7 +11,7 @@ from helpers import write_random_class_folders
 
 import few_shot.lit_models
 from benchmarks.pipeline import build_noise_store
-from training import evaluate, run_experiment, visualize
+from training import evaluate, report, run_experiment, visualize
 from training.command_line import parse
 
 ROOT = Path(__file__).parents[1]
@@ -38,13 +38,13 @@ def generated_stores(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def run(tmp_path_factory):
     """What the README's first command leaves."""
     logs = tmp_path_factory.mktemp("logs")
     run_experiment.main(
         ["--data_class=Sinusoid", "--gpus=0", "--max_steps=1", "--test_episodes=5", f"--log_dir={logs}"]
     )
-    return logs / "Sinusoid-LitMAML" / "version_0" / "checkpoints" / "last.ckpt"
+    return logs / "Sinusoid-LitMAML" / "version_0"
 
 
 def test_there_are_commands():
@@ -53,11 +53,12 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("command", [*RUNS, *TABLE_RUNS])
-def test_command_runs_for_one_step(command, generated_data, generated_stores, checkpoint, tmp_path):
-    script, *flags = shlex.split(command)[1:]
-    flags = [f"{f.split('=')[0]}={checkpoint}" if f.startswith(("--checkpoint", "--resume")) else f for f in flags]
-    if script.endswith("visualize.py"):
-        visualize.main([*flags, f"--output={tmp_path / 'fit.png'}"])
+def test_command_runs_for_one_step(command, generated_data, generated_stores, run, tmp_path):
+    script, *flags = shlex.split(command.replace("logs/Sinusoid-LitMAML/version_0", str(run)))[1:]
+    if script.endswith(("visualize.py", "report.py")):
+        main = visualize.main if script.endswith("visualize.py") else report.main
+        main([*flags, f"--output={tmp_path / 'picture.png'}"])
+        assert (tmp_path / "picture.png").stat().st_size > 10_000
         return
     small = ["--test_episodes=2", "--gpus=0"]
     if script.endswith("evaluate.py"):
@@ -113,5 +114,6 @@ def test_every_flag_of_the_table_exists():
     for algorithm in few_shot.lit_models.__all__:
         known |= set(parse(["--data_class=Omniglot", f"--lit_model_class={algorithm}"], "test").config)
     assert (
-        flags - known - {"config", "resume", "checkpoint", "help", "write", "device", "output", "output_dir"} == set()
+        flags - known - {"config", "resume", "checkpoint", "help", "write", "device", "output", "output_dir", "picture"}
+        == set()
     )

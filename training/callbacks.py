@@ -1,19 +1,18 @@
-"""What a run adds to Lightning's loop: progress, an epoch without end, checkpoints, its record, gradient logs."""
+"""What a run adds to Lightning's loop: progress, an epoch without end, its record, noise, gradient logs."""
 
 import contextlib
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
-from few_shot.errors import TrainingDiverged
 from few_shot.private_parts import correct_update_count
-from training.run_folder import RunFolder, ranked
+from training.run_folder import RunFolder
+from training.stopping import Stopped
 
 
 class Progress(TQDMProgressBar):
@@ -53,6 +52,12 @@ class Progress(TQDMProgressBar):
         if self._is_due(batch_idx + 1 == self.test_progress_bar.total):
             super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
+    def on_exception(self, *_: Any) -> None:
+        """End the lines of the bars, before something is said."""
+        for bar in (self._val_progress_bar, self._test_progress_bar, self._train_progress_bar):  # from below
+            if bar is not None:
+                bar.close()
+
     def _is_due(self, last: bool) -> bool:
         if not last and time.monotonic() - self._drawn < 0.25:
             return False
@@ -84,38 +89,47 @@ class EndlessEpoch(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         correct_update_count(trainer)
 
+    def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        correct_update_count(trainer)
+
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.max_steps:
             trainer.should_stop = True
 
 
-class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint callback that finds its files again where the run's folder was moved.
+class RunRecord(Callback):
+    """Keeps the run's record: what it is, its cost so far, and its flags in the checkpoints.
 
-    It also keeps count where a resumed run keeps more or fewer of the best than before, which Lightning does not.
+    A resumed run writes nothing before it has done something: if it fails, all files of the run are what they were.
+
+    Args:
+        record: writes what the run is.
     """
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        best = ranked(state_dict["best_k_models"], Path(str(self.dirpath)), self.mode)[: self.save_top_k]
-        state_dict = state_dict | {"dirpath": self.dirpath, "best_k_models": dict(best)}
-        for name in ("best_model_path", "last_model_path"):
-            path = Path(str(self.dirpath)) / Path(state_dict[name]).name
-            state_dict[name] = str(path) if path.is_file() else ""
-        if self.monitor is not None:
-            state_dict["best_model_path"], state_dict["best_model_score"] = best[0] if best else ("", None)
-            state_dict["kth_best_model_path"], state_dict["kth_value"] = best[-1] if best else ("", None)
-        super().load_state_dict(state_dict)
-
-
-class RunRecord(Callback):
-    """Keeps the run's record: its cost so far, its flags in the checkpoints, and where it stands if it diverges."""
-
-    def __init__(self, folder: RunFolder, config: dict[str, Any]) -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: RunFolder, config: dict[str, Any], record: Callable[[], None], resumed: bool) -> None:
+        self.folder, self.config, self.record, self.resumed = folder, config, record, resumed
         self.started = time.perf_counter()
+        self._begun = False
+
+    def _begin(self, trainer: pl.Trainer) -> None:
+        if not self._begun:
+            self._begun = True
+            self.record()
+            for logger in trainer.loggers:
+                logger.begin()  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if not self.resumed:
+            self._begin(trainer)
 
     def on_train_start(self, *_: Any) -> None:
         self.started = time.perf_counter()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._begin(trainer)  # loss and gradient are finite
+
+    def on_test_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._begin(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._add_cost(trainer)
@@ -130,10 +144,21 @@ class RunRecord(Callback):
         checkpoint["config"] = self.config
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        if isinstance(exception, TrainingDiverged):
-            last = self.folder.last_checkpoint
-            note = f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
-            exception.add_note(note)
+        if isinstance(exception, Stopped) and exception.agreed and self._begun and trainer.training:
+            self._add_cost(trainer)
+
+
+class Noise(Callback):
+    """Starts random numbers, dropout's for one, anew for each update: a resumed run draws those it would have drawn."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        number = hash((self.seed, trainer.global_step, trainer.global_rank)) & 0xFFFF_FFFF
+        torch.default_generator.manual_seed(number)  # torch.manual_seed takes a hundred times as long
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.manual_seed(number)
 
 
 class GradientLog(Callback):
@@ -157,14 +182,6 @@ class GradientLog(Callback):
         gradients = {name: p.grad for name, p in pl_module.model.named_parameters() if p.grad is not None}
         if self.norm is not None:
             pl_module.log("grad_norm", torch.nn.utils.get_total_norm(list(gradients.values()), norm_type=self.norm))
-        if not self.histograms:
-            return
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, gradient in gradients.items():
-                    logger.experiment.add_histogram(f"gradients/{name}", gradient.float(), trainer.global_step)
-            elif isinstance(logger, WandbLogger):
-                import wandb
-
-                values = {f"gradients/{name}": wandb.Histogram(g.flatten().tolist()) for name, g in gradients.items()}
-                logger.experiment.log(values | {"trainer/global_step": trainer.global_step})
+        if self.histograms:
+            for logger in trainer.loggers:
+                logger.log_histograms({f"gradients/{name}": g for name, g in gradients.items()}, trainer.global_step)

@@ -14,6 +14,7 @@ help is the classes' docstrings, so a new class needs no code here.
 
 import argparse
 import difflib
+import errno
 import importlib
 import inspect
 import json
@@ -23,7 +24,7 @@ import sys
 import textwrap
 from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
@@ -38,9 +39,12 @@ from few_shot.checkpoint import is_ours
 from few_shot.errors import BadInput, TrainingDiverged, at_least
 from few_shot.files import given_path, shortened
 from few_shot.lit_models.base import LitMetaLearner
+from training import slurm
 from training.experiment import Experiment, RunOptions
-from training.run_folder import read_checkpoint
+from training.out_of_memory import OutOfMemory
+from training.run_folder import find_resumed, is_launched, read_checkpoint, run_of_job
 from training.settings import read_settings
+from training.stopping import Stopped, received, stoppable
 from training.terminal import say
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -68,7 +72,7 @@ TRAINING_ONLY |= {"log_every_n_steps", "stop_early", "compile", "fast_dev_run", 
 TRAINING_ONLY |= {"val_episodes", "augment"}
 TRAINING_ONLY |= {"outer_lr", "outer_optimizer", "outer_schedule", "weight_decay", "gradient_clip_val"}
 TRAINING_ONLY |= {"gradient_clip_algorithm", "track_grad_norm", "log_gradient_histograms", "tasks_at_once"}
-TRAINING_ONLY |= {"first_order", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
+TRAINING_ONLY |= {"first_order", "checkpoint_inner_loop", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
 TRAINING_ONLY |= {"inner_lr_min", "inner_lr_max", "inner_loop_steps"}
 TRAINING_ONLY |= {"model_class"}
 
@@ -147,20 +151,51 @@ def fail(program: str, message: str) -> NoReturn:
     sys.exit(2)
 
 
+#: What the system says when a disk, not a program, is at fault.
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+
+
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End with one sentence, not with a traceback: status 2 for bad input, 1 for a training that diverged."""
+    """End with sentences, not with a traceback.
+
+    The status is 2 for bad input or a file that cannot be written, 1 for a training that diverged, lost a process or
+    has not enough memory, and 128 and a signal's number where that has stopped the program.
+    """
     try:
-        yield
+        with stoppable():
+            yield
     except BadInput as error:
-        fail(_program(), _with_dashes(str(error)))
-    except TrainingDiverged as error:
-        say(" ".join([str(error), *getattr(error, "__notes__", [])]))
+        fail(_program(), _said(error, _with_dashes(str(error))))
+    except (TrainingDiverged, OutOfMemory) as error:
+        say(_said(error))
         sys.exit(1)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "DefaultCPUAllocator" not in str(error):
+    except Stopped as stop:
+        _end(stop)
+    except Exception as error:
+        if received():  # what was under way was cut off, or another process of the run has stopped first
+            _end(Stopped(received()))
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            fail(_program(), _said(error, f"{error.filename or 'A file'} cannot be written ({error.strerror})."))
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+            fail(
+                _program(), "the memory does not suffice for what the flags ask for: is one of their numbers too large?"
+            )
+        if "DataLoader worker" not in str(error):
             raise
-        fail(_program(), "the memory does not suffice for what the flags ask for: is one of their numbers too large?")
+        say(_said(error, f"A process that draws data has ended ({str(error).splitlines()[0]})."))
+        sys.exit(1)
+
+
+def _said(error: BaseException, message: str = "") -> str:
+    """A message, and what was added to an error on its way."""
+    return " ".join([message or str(error), *getattr(error, "__notes__", [])])
+
+
+def _end(stop: Stopped) -> NoReturn:
+    say(_said(stop))
+    # Lightning kills a run at once of which a process that it has launched ends in another way.
+    sys.exit(0 if stop.agreed and is_launched() else stop.status)
 
 
 def _program() -> str:
@@ -192,14 +227,21 @@ def parse(
         BadInput: a class, a config file or a value cannot be used.
         SystemExit: status 2 for a flag that does not exist or whose value has the wrong type.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _with_lists(sys.argv[1:] if argv is None else argv, extra)
     flags = _choices(argv, settings_from)
-    checkpoint, config_file = flags.pop(settings_from, None), flags.pop("config", None)
+    checkpoint, config_file, log_dir = (flags.pop(flag, None) for flag in (settings_from, "config", "log_dir"))
     from_file = (
         {} if config_file is None else read_settings(given_path(config_file, "config"), f"--config={config_file}")
     )
     checkpoint = from_file.get(settings_from) if checkpoint is None else checkpoint
-    from_checkpoint = {} if checkpoint is None else read_checkpoint(checkpoint, settings_from)["config"]
+    log_dir = log_dir or from_file.get("log_dir") or RunOptions.log_dir
+    from_checkpoint: dict[str, Any] = {}
+    if settings_from == "resume" and slurm.has_started_before():
+        checkpoint = run_of_job(log_dir) or checkpoint
+    if checkpoint is not None and settings_from == "resume":
+        checkpoint, from_checkpoint = find_resumed(checkpoint, log_dir)
+    elif checkpoint is not None:
+        from_checkpoint = read_checkpoint(checkpoint, settings_from)["config"]
     chosen = from_checkpoint | from_file | flags
     _refuse_strangers(f"{settings_from}={checkpoint}", from_checkpoint, named=from_file | flags)
     wants_help = bool({"-h", "--help"} & set(argv))
@@ -223,7 +265,7 @@ def parse(
     loss = {"loss": getattr(classes["data_class"], "loss", "cross_entropy")}
     defaults = {k: v for k, v in (loss | protocol | from_checkpoint | from_file).items() if k in parser.flags}
     if checkpoint is not None:
-        defaults[settings_from] = checkpoint
+        defaults[settings_from] = str(checkpoint)
     # Parsed like flags, so that they are checked like flags; then --help shows them as the defaults that they are.
     parsed = parser.parse_args([f"--{k}={_as_flag(v)}" for k, v in defaults.items()]).as_dict()
     if wants_help:
@@ -231,6 +273,8 @@ def parse(
         parsed = {k: v for k, v in parsed.items() if k in parser.flags}
     parser.set_defaults(parsed)
     values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
+    if settings_from == "resume":
+        values["resume"] = defaults.get("resume")  # the checkpoint that was meant
     return Experiment(
         classes=classes,
         arguments={flag: {k: values[k] for k in names[flag]} for flag in classes},
@@ -260,28 +304,38 @@ def parse_options(argv: Sequence[str] | None, description: str, options: type) -
     parser = _Parser(prog=_program(), usage="%(prog)s --flag=value ...", description=description, allow_abbrev=False)
     parser.flags = set(_add_arguments(parser.add_argument_group("Flags"), options, set()))
     _offered.update(parser.flags)
-    lists = {f"--{f.name}" for f in fields(options) if get_origin(f.type) is list}
-    argv = _with_lists(list(sys.argv[1:] if argv is None else argv), lists)
+    argv = _with_lists(sys.argv[1:] if argv is None else argv, options)
     values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
     return options(**{f.name: values[f.name] for f in fields(options)})
 
 
-def _with_lists(argv: Sequence[str], lists: Collection[str]) -> list[str]:
-    """Turn ``--images a b`` and ``--images=a --images=b`` into one value, as jsonargparse takes it."""
+def _with_lists(argv: Sequence[str], options: type | None) -> list[str]:
+    """Turn ``--images a b`` and ``--images=a --images=b`` into one value, as jsonargparse takes it.
+
+    Args:
+        options: a dataclass; its fields that are lists take several values.
+    """
+    of_text = {f"--{f.name}": f.type == list[str] for f in fields(options or _NoOptions) if get_origin(f.type) is list}
     found: list[str] = []
     values: dict[str, list[str]] = {}
     flag = ""
     for token in argv:
-        is_flag = token.startswith("-")
+        is_flag = token.startswith("-") and not token[1:].isdigit()
         if is_flag:
             flag, _, value = token.partition("=")
-        if flag not in lists:
+        if flag not in of_text:
             found.append(token)
             continue
         values.setdefault(flag, [])
         if token != flag:
             values[flag].append(value if is_flag else token)
-    return [*found, *(f"{name}={json.dumps(value)}" for name, value in values.items())]
+    as_text = {name: json.dumps(v) if of_text[name] else f"[{', '.join(v)}]" for name, v in values.items()}
+    return [*found, *(f"{name}={text}" for name, text in as_text.items())]
+
+
+@dataclass
+class _NoOptions:
+    """No flags of a program's own."""
 
 
 def _parser(description: str, extra: type | None, classes: dict[str, type], unused: Set[str] = frozenset()) -> _Parser:
@@ -382,7 +436,7 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
 def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
     """The flags that decide which others there are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for flag in ("config", settings_from, *KINDS, "loss"):
+    for flag in ("config", "log_dir", settings_from, *KINDS, "loss"):
         parser.add_argument(f"--{flag}")
     for flag in ("episode_classes", "support_samples"):
         parser.add_argument(f"--{flag}", type=lambda text: int(text) if re.fullmatch("[0-9]{1,9}", text) else text)
@@ -390,10 +444,6 @@ def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
         return vars(parser.parse_known_args(list(argv))[0])
     except SystemExit:
         raise BadInput("a flag is missing its value.") from None
-
-
-def _read_config(path: str) -> dict[str, Any]:
-    return read_settings(given_path(path, "config"), f"--config={path}")
 
 
 def _refuse_strangers(name: str, settings: dict[str, Any], named: dict[str, Any]) -> None:

@@ -13,9 +13,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 from few_shot.errors import TrainingDiverged
+from few_shot.whole_files import write_whole
 from training.command_line import clear_errors, parse
+from training.experiment import Experiment
+from training.report import report_of_several
 from training.run_experiment import run
+from training.run_folder import RunFolder
 from training.terminal import say
 
 STEPS = (0, 1, 5, 10)
@@ -42,18 +51,26 @@ def main(argv: Sequence[str] | None = None) -> str:
     columns = ["algorithm", *(f"MSE after {step}" for step in STEPS), "diverged", "time", "learned parameters"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     with clear_errors():
+        folders = []
         for name, own in MEMBERS.items():
             say(f"\n{name}")
             common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
-            lines.append(f"| {name} | " + row([*common, *own, *flags]) + " |")
-    table = "\n".join(lines)
-    print(f"\nMean squared error ± 95 % CI after so many inner steps, {options.max_steps} outer updates\n\n{table}")
+            experiment = parse([*common, *own, *flags], "compare")
+            lines.append(f"| {name} | {row(experiment)} |")
+            folder = RunFolder.latest(options.log_dir, experiment.name)
+            if folder is not None and folder.result() is not None:  # its training has not diverged
+                folders.append(folder)
+        table = "\n".join(lines)
+        print(f"\nMean squared error ± 95 % CI after so many inner steps, {options.max_steps} outer updates\n\n{table}")
+        if folders:
+            report = Path(options.log_dir) / "report.html"
+            write_whole(report, report_of_several(folders))
+            print(f"\nreport: {report}")
     return table
 
 
-def row(argv: list[str]) -> str:
+def row(experiment: Experiment) -> str:
     """One run: its errors, how many test episodes diverged, its wall time, and how many numbers it learned."""
-    experiment = parse(argv, "compare")
     _, lit_model = experiment.build()
     trained = experiment.classes["lit_model_class"].__name__ != "LitRandom"
     learned = sum(p.numel() for p in lit_model.parameters() if p.requires_grad) if trained else 0

@@ -11,9 +11,15 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
+from training.devices import world_of
 from training.experiment import load_weights
 from training.process import set_up_process
 from training.run_folder import RunFolder, data_record, ensemble_of, make_folder, read_checkpoint
@@ -53,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if options.limit_test_batches == 0:  # the run was not tested; this is
             options.limit_test_batches = None
         set_up_process(options)
+        world = world_of(experiment)
         checkpoint = Path(experiment.extra["checkpoint"])
         trained_on = data_record(read_checkpoint(checkpoint, "checkpoint"))
         data, lit_model = experiment.build(experiment.extra["split"], trained_on)
-        trainer = build_trainer(experiment, None, data.metric)
+        trainer = build_trainer(experiment, world, None, data.metric)
         trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
         load_weights(lit_model, str(checkpoint), "checkpoint")
         mode = METRICS[data.metric].mode

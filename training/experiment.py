@@ -21,9 +21,12 @@ class RunOptions:
     Args:
         log_dir: folder for the results. Each run gets a folder of its own in it.
         seed: a number from 0 to 2**32 - 1. It decides the initial weights and the training episodes.
-        gpus: which GPUs to use. -1 is all there are, but no more than batch_size; 0 is none; 2 is the first two; 0,3 is
-            GPU 0 and GPU 3.
-        num_processes: number of CPU processes that share the tasks of each outer update.
+        gpus: which GPUs to use on each node. -1 is all there are, but no more than batch_size; 0 is none; 2 is the
+            first two; 0,3 is GPU 0 and GPU 3.
+        num_processes: number of CPU processes on each node; all of them share the tasks of each outer update. null is
+            one, or as many as a launcher such as torchrun or SLURM has started.
+        num_nodes: number of machines that run this command at the same time; null is one, or as many as the launcher
+            uses.
         strategy: how several processes work together, as Lightning names it. auto is ddp for several processes.
         accelerator: cpu ignores GPUs, gpu insists on one, auto takes those that --gpus names. ddp is the old spelling
             of --strategy=ddp.
@@ -50,8 +53,9 @@ class RunOptions:
         fast_dev_run: whether to try the experiment out: one update, one batch of validation and one of test; no file is
             written.
         profile: whether to write how much time each part of the run took, to fit-profile.txt in the run's folder.
-        resume: checkpoint file of a run to continue, in that run's folder. The run's own settings hold, except for
-            flags that are given.
+        resume: what to go on with, as if it had never stopped. A run's folder is that run, from its newest checkpoint;
+            last is the run in log_dir that has written last; a checkpoint file is its run as it was then. The run's own
+            settings hold, except for flags that are given.
         keep_memory: whether the process keeps freed memory for itself instead of returning it to the system (Linux, on
             the CPU). It makes an update of mini-ImageNet twice as fast.
         wandb: whether to log to Weights & Biases too. Without a network or an API key it logs offline, into the run's
@@ -65,7 +69,8 @@ class RunOptions:
     log_dir: str = "logs"
     seed: int = 0
     gpus: str = "-1"
-    num_processes: int = 1
+    num_processes: int | None = None
+    num_nodes: int | None = None
     strategy: str = "auto"
     accelerator: Literal["auto", "cpu", "gpu", "ddp"] = "auto"
     precision: Literal["32", "64", "bf16", "32-true", "64-true", "bf16-mixed"] = "32"
@@ -87,8 +92,20 @@ class RunOptions:
     track_grad_norm: float | None = None
     log_gradient_histograms: bool = False
 
+    @property
+    def updates(self) -> int:
+        """How many outer updates there are in the whole training."""
+        return min(self.max_steps, self.limit_train_batches or self.max_steps)
+
     def __post_init__(self) -> None:
-        for name in ("num_processes", "max_steps", "val_check_interval", "limit_train_batches", "log_every_n_steps"):
+        for name in (
+            "num_processes",
+            "num_nodes",
+            "max_steps",
+            "val_check_interval",
+            "limit_train_batches",
+            "log_every_n_steps",
+        ):
             value = getattr(self, name)
             if value is not None:
                 at_least(1, value, name)
@@ -138,6 +155,8 @@ class Experiment:
         lit_model = self.classes["lit_model_class"](
             model=model, metric=data.metric, **self.arguments["lit_model_class"]
         )
+        if self.options.precision.startswith("64"):
+            lit_model.double()  # now: weights of 64 bits that are loaded first would lose half of them
         if self.options.compile:
             lit_model.compile_outer_step()
         return data, lit_model

@@ -80,22 +80,3 @@ def as_csv(labels: Labels) -> bytes:
     for file, label, best, row in zip(labels.files, labels.labels, labels.best, labels.probabilities, strict=True):
         writer.writerow([file, label, *(f"{p:.6f}" for p in (best, *row))])
     return text.getvalue().encode(errors="surrogateescape")  # names of files are bytes, not always text
-
-
-def write_together(contents: dict[Path, bytes]) -> None:
-    """Write files whole: none is there half, and none is replaced unless all could be written.
-
-    Raises:
-        BadInput: one cannot be written.
-    """
-    parts = {path: path.with_name(f".{path.name}.part") for path in contents}
-    try:
-        for path, content in contents.items():
-            parts[path].write_bytes(content)
-        for path, part in parts.items():
-            part.replace(path)
-    except OSError as error:
-        raise BadInput(f"{error.filename} cannot be written ({error.strerror}).") from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)

@@ -4,21 +4,23 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import matplotlib.pyplot as plt
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+import numpy as np
+from PIL import Image
+from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from training.experiment import Experiment
 from training.run_folder import RunFolder
 from training.terminal import is_first_process, say
 
 
-class MetricsFile(Logger):
-    """The run's ``metrics.csv``, which a resumed run goes on with."""
+class RunLogger(Logger):
+    """A logger of a run: begins when it is told to, and takes pictures and histograms if it can show them."""
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
@@ -36,87 +38,144 @@ class MetricsFile(Logger):
     def log_dir(self) -> str:
         return str(self.folder.path)
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.folder.append_metrics([{"step": step, **metrics}])
-
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """They are in ``config.yaml``."""
 
+    def begin(self) -> None:
+        """Open what is written to; nothing was written before."""
 
-class TensorBoardFile(TensorBoardLogger):
-    """One event file for the training, the test and the pictures; no ``hparams.yaml``: there is ``config.yaml``."""
+    def log_histograms(self, values: dict[str, Tensor], step: int) -> None:
+        """Log how the elements of tensors are distributed."""
 
-    @rank_zero_only
-    def save(self) -> None:
-        self.experiment.flush()
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Log a PNG file."""
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self.experiment.flush()  # not closed, or the next number would open another file
-
-    @rank_zero_only
     def close(self) -> None:
-        self.experiment.close()
+        """Close what is still open, when nothing more will be logged."""
 
 
-def make_loggers(experiment: Experiment, folder: RunFolder, resumed_at: int | None) -> list[Logger]:
+class MetricsFile(RunLogger):
+    """The run's ``metrics.csv``, which a resumed run goes on with."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        values = {name: value for name, value in metrics.items() if name != "epoch"}  # there is one, without an end
+        self.folder.append_metrics([{"step": step, **values}])
+
+
+class TensorBoardFile(RunLogger):
+    """One event file for the training, the test and the pictures.
+
+    Args:
+        resumed_at: outer updates that the run had done when it was resumed; None for a new run. What was logged of
+            later updates is hidden: they are done again.
+    """
+
+    def __init__(self, folder: RunFolder, resumed_at: int | None) -> None:
+        super().__init__(folder)
+        self.resumed_at = resumed_at
+        self.writer: Any = None
+
+    def begin(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if is_first_process():
+            self.writer = SummaryWriter(self.log_dir, purge_step=self.resumed_at)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self.writer is not None:
+            for name, value in metrics.items():
+                self.writer.add_scalar(name, value, step)
+
+    def log_histograms(self, values: dict[str, Tensor], step: int) -> None:
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_histogram(name, value.float(), step)
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        if self.writer is not None:
+            self.writer.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+
+    def save(self) -> None:
+        if self.writer is not None:
+            self.writer.flush()
+
+    def finalize(self, status: str) -> None:
+        self.save()  # not closed, or the next number would open another file
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+class WandbRun(RunLogger):
+    """Weights & Biases, or a folder of the run if that cannot be reached. If it fails, the run goes on without it."""
+
+    def __init__(self, folder: RunFolder, config: dict[str, Any]) -> None:
+        super().__init__(folder)
+        self.config = config
+        self.run: Any = None
+
+    def begin(self) -> None:
+        if is_first_process():
+            self._try(self._begin)
+
+    def _begin(self) -> None:
+        import wandb
+
+        mode: Any = os.environ.get("WANDB_MODE")
+        if mode is None:
+            obstacle = wandb_is_out_of_reach()
+            mode = "offline" if obstacle else "online"
+            if obstacle:
+                say(f"Weights & Biases: {obstacle}; this run is logged offline, `wandb sync` uploads it later.")
+        label = f"{self.name}-{self.folder.path.name}"
+        self.run = wandb.init(project="few_shot", name=label, dir=str(self.folder.path), mode=mode, config=self.config)
+        self.run.define_metric("trainer/global_step")
+        self.run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self._log(lambda: metrics, step)
+
+    def log_histograms(self, values: dict[str, Tensor], step: int) -> None:
+        import wandb
+
+        self._log(lambda: {name: wandb.Histogram(value.flatten().tolist()) for name, value in values.items()}, step)
+
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        import wandb
+
+        self._log(lambda: {name: wandb.Image(str(path))}, step)
+
+    def close(self) -> None:
+        if self.run is not None:
+            with contextlib.redirect_stdout(sys.stderr):  # what it says then is no result
+                self._try(self.run.finish)
+
+    def _log(self, values: Callable[[], dict[str, Any]], step: int | None) -> None:
+        if self.run is not None:
+            self._try(lambda: self.run.log(values() | {"trainer/global_step": step}))
+
+    def _try(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except Exception as error:
+            import wandb
+
+            self.run = None
+            with contextlib.suppress(Exception):  # or it would try again at the program's end, with a traceback
+                wandb.teardown()
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            say(f"Weights & Biases has failed ({reason}): the run goes on without it.")
+
+
+def make_loggers(experiment: Experiment, folder: RunFolder, resumed_at: int | None) -> list[RunLogger]:
     """All loggers of a run.
 
     Args:
         resumed_at: outer updates that the run had done when it was resumed; None for a new run.
     """
-    tensorboard = TensorBoardFile(
-        save_dir=str(folder.path.parent.parent),
-        name=folder.path.parent.name,
-        version=folder.number,
-        default_hp_metric=False,
-        purge_step=resumed_at,  # what was logged of later updates is hidden: they are done again
-    )
-    found: list[Logger] = [MetricsFile(folder), tensorboard]
-    if experiment.options.wandb:
-        found.append(_wandb_logger(folder))
-    for logger in found:
-        logger.log_hyperparams(experiment.config)
-    return found
-
-
-def _wandb_logger(folder: RunFolder) -> WandbLogger:
-    """A logger to Weights & Biases, or into the run's folder if that cannot be reached."""
-    import wandb
-
-    if not is_first_process():
-        return WandbLogger()
-    mode: Any = os.environ.get("WANDB_MODE")
-    if mode is None:
-        obstacle = wandb_is_out_of_reach()
-        mode = "offline" if obstacle else "online"
-        if obstacle:
-            say(f"Weights & Biases: {obstacle}; this run is logged offline, `wandb sync` uploads it later.")
-    label = f"{folder.path.parent.name}-{folder.path.name}"
-    # Not by Lightning, which passes an argument that Weights & Biases warns about.
-    run = wandb.init(project="few_shot", name=label, dir=str(folder.path), mode=mode)
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbLogger(experiment=run)
-
-
-def log_picture(loggers: list[Logger], name: str, path: Path, step: int) -> None:
-    """Hand a picture to the loggers that take one."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, plt.imread(path)[:, :, :3], step, dataformats="HWC")
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path)])
-
-
-def close(loggers: list[Logger]) -> None:
-    """Close what is still open, when nothing more will be logged."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardFile):
-            logger.close()
-        elif isinstance(logger, WandbLogger):
-            with contextlib.redirect_stdout(sys.stderr):  # what it says then is no result
-                logger.experiment.finish()
+    wandb = [WandbRun(folder, experiment.config)] if experiment.options.wandb else []
+    return [MetricsFile(folder), TensorBoardFile(folder, resumed_at), *wandb]
 
 
 def wandb_is_out_of_reach() -> str | None:

@@ -13,6 +13,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,8 +27,9 @@ from few_shot.data.pictures import BadPicture
 from few_shot.errors import BadInput, at_least
 from few_shot.files import given_path
 from few_shot.learner import Learner
+from few_shot.whole_files import write_together
 from training.command_line import clear_errors, parse_options
-from training.labels import Labels, as_csv, counts, write_together
+from training.labels import Labels, as_csv, counts
 from training.labels_page import SIZE, as_page, thumbnail
 from training.picture_lists import labelled_pictures, listed_pictures
 from training.run_folder import make_folder

@@ -4,29 +4,36 @@ python training/run_experiment.py --data_class=MiniImagenet --model_class=Conv4 
 """
 
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.stopping import end_while_importing
+
+    end_while_importing()
+
 import pytorch_lightning as pl
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from few_shot.data import ImageFolders
-from few_shot.errors import BadInput
+from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.metrics import METRICS
-from few_shot.plots import can_draw_fit, draw_fit
-from training import visualize
+from training import out_of_memory, slurm
+from training.callbacks import RunRecord
 from training.command_line import clear_errors, parse
-from training.devices import device_name
+from training.devices import device_name, end_launched, world_of
 from training.experiment import Experiment, load_weights
-from training.loggers import close, log_picture
+from training.pictures_of_run import show_run
 from training.process import set_up_process
 from training.run_folder import RunFolder, check_resumable, data_record, ensemble_of, read_checkpoint
-from training.terminal import print_result
+from training.stopping import Stopped
+from training.terminal import print_result, say
 from training.testing import test
 from training.trainer import build_trainer
 
@@ -41,45 +48,105 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     """Train, test, write the record, print the result."""
     options = experiment.options
     set_up_process(options)
+    world = world_of(experiment)
     before: dict[str, Any] = {}
     if options.resume is not None:
         before = read_checkpoint(options.resume, "resume")
         check_resumable(before, options.resume)
+    if before and not options.fast_dev_run and (over := trains_no_more(experiment, before)):
+        folder_of_run = RunFolder.going_on_from(str(options.resume))
+        if options.limit_test_batches == 0 or folder_of_run is None or folder_of_run.is_tested:
+            say(f"{over} Nothing is done, and nothing is changed.")
+            return None
+        say(f"{over} Its test is left.")
+        options.max_steps = before["global_step"]
     data, lit_model = experiment.build(trained_on=data_record(before))
     if options.fast_dev_run:
-        trainer = build_trainer(experiment, None, data.metric)
+        trainer = build_trainer(experiment, world, None, data.metric)
         trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
         return test(trainer, lit_model, data)
-    resumed_at = None
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
-        resumed_at = before["global_step"]
-    folder = RunFolder.start(options.log_dir, experiment.name, options.resume)
-    with folder.shared_with_launched_processes():
-        folder.record(experiment.config, device_name(experiment), resumed_at, data.record())
-        trainer = build_trainer(experiment, folder, data.metric, resumed_at)
-        trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
-        checkpoint: Any = trainer.checkpoint_callback
-        best = None
-        if options.limit_val_batches == 0:  # nothing says what is best, and the last update may lie between two saves
-            trainer.save_checkpoint(folder.last_checkpoint)
+    folder = RunFolder.start(options.log_dir, experiment.name, options.resume, world)
+    with folder.taken(), folder.shared_with_launched_processes(), how_to_go_on(folder):
+        device = device_name(experiment, world)
+        record = RunRecord(
+            folder,
+            experiment.config,
+            lambda: folder.record(experiment.config, device, before or None, data.record()),
+            resumed=bool(before),
+        )
+        trainer = build_trainer(experiment, world, folder, data.metric, before.get("global_step"), record)
+        try:
+            with out_of_memory.explained(lit_model, data, -(-data.batch_size // world.size)):
+                trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+            return finish(experiment, trainer, lit_model, data, folder)
+        except Stopped as stop:
+            if not stop.agreed:
+                end_launched(trainer)
+            if slurm.job() and stop.signum == signal.SIGUSR1 and trainer.is_global_zero:
+                stop.add_note(slurm.requeue())
+            raise
+
+
+def trains_no_more(experiment: Experiment, before: dict[str, Any]) -> str | None:
+    """Why a run that is to be resumed has no update to do; None if it has.
+
+    Args:
+        before: the checkpoint to go on from.
+    """
+    options, done = experiment.options, before["global_step"]
+    if done >= options.updates:
+        return f"The run has done {done} updates, and --max_steps={options.updates} asks for no more."
+    stopped_early = before["callbacks"].get("LastCheckpoint", {}).get("stopped_early")
+    if stopped_early and options.stop_early == experiment.resumed_from.get("stop_early"):
+        return f"The run was stopped after {done} updates by --stop_early={options.stop_early}."
+    return None
+
+
+@contextmanager
+def how_to_go_on(folder: RunFolder) -> Iterator[None]:
+    """Add to whatever ends a run in here where its last checkpoint is, and the command that goes on from it."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        error.add_note(folder.where_it_stands())
+        raise
+    except BaseException as error:
+        if folder.last_checkpoint.is_file():
+            program = sys.argv[0] if sys.argv[0].endswith("run_experiment.py") else "training/run_experiment.py"
+            command = shlex.join(["python", program, f"--resume={folder.path}"])
+            error.add_note(f"Go on from the last checkpoint with: {command}")
         else:
-            best = checkpoint.best_model_path or None
-        summary = None
-        if options.limit_test_batches != 0:
-            started = time.perf_counter()
-            kept = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
-            members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
-            summary = test(trainer, lit_model, data, best, members, folder)
-            folder.add_cost(trainer.global_step, test=time.perf_counter() - started)
-        draw(lit_model, data, trainer, folder)
-        close(trainer.loggers)
-        print_result(f"Everything about this run is in {folder.path}")
-        if isinstance(data, ImageFolders):
-            print_result(in_plain_words(data, summary, folder))
-        return summary
+            error.add_note(f"There is no checkpoint yet in {folder.path}.")
+        raise
+
+
+def finish(
+    experiment: Experiment, trainer: pl.Trainer, lit_model: Any, data: Any, folder: RunFolder
+) -> dict[str, Any] | None:
+    """Test what was trained, draw the run's pictures and say where everything is."""
+    options, updates = experiment.options, trainer.global_step  # which Lightning forgets in an ensemble's test
+    checkpoint: Any = trainer.checkpoint_callback
+    # Without validation nothing says what is best.
+    best = None if options.limit_val_batches == 0 else checkpoint.best_model_path or None
+    summary = None
+    if options.limit_test_batches != 0:
+        started = time.perf_counter()
+        kept = Path(checkpoint.dirpath)  # the same in every process, whoever has launched them
+        members = ensemble_of(kept, options.ensemble, METRICS[data.metric].mode) if options.ensemble else []
+        summary = test(trainer, lit_model, data, best, members, folder)
+        folder.add_cost(updates, test=time.perf_counter() - started)
+    loggers: Any = trainer.loggers
+    show_run(lit_model, data, folder, loggers, updates)
+    for logger in loggers:
+        logger.close()
+    print_result(f"Everything about this run is in {folder.path}")
+    if isinstance(data, ImageFolders):
+        print_result(in_plain_words(data, summary, folder))
+    return summary
 
 
 def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: RunFolder) -> str:
@@ -97,19 +164,6 @@ def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: R
         f"others into inbox/:\n    python training/predict.py --checkpoint={shlex.quote(str(folder.path))} "
         "--support=new_classes --images=inbox --output=labels.csv"
     )
-
-
-@rank_zero_only
-def draw(lit_model: Any, data: Any, trainer: pl.Trainer, folder: RunFolder) -> None:
-    """Write the run's pictures, and hand them to its loggers."""
-    pictures = {"curves": visualize.draw_curves(folder)}
-    if can_draw_fit(lit_model, data):
-        pictures["fit"] = folder.path / "fit.png"
-        draw_fit(lit_model, data).savefig(folder.path / "fit.png", dpi=120)
-    for name, path in pictures.items():
-        if path is not None:
-            log_picture(trainer.loggers, name, path, trainer.global_step)
-            print_result(f"{name}: {path}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A run's folder: the one place that knows its files, writes them and reads them."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -8,20 +9,30 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from few_shot.checkpoint import WEIGHTS, callback_states, find_checkpoint, read_any
 from few_shot.errors import BadInput
-from few_shot.evaluation import EpisodeResults, write_episodes
+from few_shot.evaluation import EpisodeResults, read_episodes, write_episodes
+from few_shot.figure_style import save
 from few_shot.files import given_path
+from few_shot.whole_files import CannotWrite, remove_unfinished, sync, write_together, write_whole
+from training import slurm
 from training.settings import as_settings, read_settings
 from training.terminal import is_first_process, say
+from training.world import World
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Hands the run's number from the process that started the run to those it launches.
 VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
@@ -39,47 +50,77 @@ class RunFolder:
     ``checkpoints/``               ``last.ckpt`` and the best by validation, ``best-step=<updates>.ckpt``
     ``test_metrics.json``          the test's result
     ``test_episodes.csv``          the test's result, episode by episode; ``ensemble_episodes.csv`` likewise
-    ``curves.png``, ``fit.png``    pictures
+    ``curves.png``, ``steps.png``  pictures, each as ``.svg`` too: training and validation, the test against inner
+                                   steps; ``fit`` or ``sheet``, a test task; ``gradients``, if they were logged
+    ``report.html``                all of this on one page
     ============================== ====================================================================
 
-    Writing methods write in the first process only.
+    Writing methods write in the first process only. A file that is rewritten is written whole; rows are added to
+    ``metrics.csv``, and one that a kill has torn is read past.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
     @staticmethod
-    def start(log_dir: str, name: str, resume: str | None = None) -> "RunFolder":
-        """The folder of a run that starts now, made by the first process.
+    def start(log_dir: str, name: str, resume: str | None = None, world: World | None = None) -> "RunFolder":
+        """The folder of a run that starts now, made by the first process, which tells the others.
 
         Args:
             log_dir: folder of all runs.
             name: the experiment's name; the run's number comes below it.
             resume: the checkpoint of a run to go on with, in that run's folder.
+            world: the run's processes; None for this one alone.
 
         Raises:
             BadInput: the folder cannot be made.
         """
         parent = given_path(log_dir, "log_dir") / name
         if resume is not None:
-            resumed = RunFolder(Path(resume).absolute().parent.parent)
-            if (resumed.path / "config.yaml").is_file() and re.fullmatch(r"version_\d+", resumed.path.name):
+            resumed = RunFolder.going_on_from(resume)
+            if resumed is not None:
                 return resumed
         if VERSION_VARIABLE in os.environ:
             return RunFolder(parent / f"version_{os.environ[VERSION_VARIABLE]}")
-        make_folder(parent, "log_dir")
-        try:
-            numbers = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-            number = max(numbers, default=-1) + (1 if is_first_process() else 0)
-            while is_first_process():
-                try:
-                    (parent / f"version_{number}").mkdir()
-                    break
-                except FileExistsError:  # another run that starts just now
-                    number += 1
-        except OSError as error:
-            raise BadInput(f"--log_dir={log_dir} cannot be written to ({error.strerror}).") from error
+        number = _make_next(parent, log_dir) if world is None else world.from_first(lambda: _make_next(parent, log_dir))
         return RunFolder(parent / f"version_{number}")
+
+    @staticmethod
+    def of(checkpoint: Path | str) -> "RunFolder | None":
+        """The run that a checkpoint, or the folder of a run, belongs to; None where it has no log beside it."""
+        path = Path(checkpoint).absolute()
+        folders = [path, path.parent.parent]
+        return next((RunFolder(folder) for folder in folders if (folder / "metrics.csv").is_file()), None)
+
+    @staticmethod
+    def going_on_from(checkpoint: Path | str) -> "RunFolder | None":
+        """The folder of the run that goes on from a checkpoint; None where it does not lie in one."""
+        folder = RunFolder(Path(checkpoint).absolute().parent.parent)
+        is_run = (folder.path / "config.yaml").is_file() and re.fullmatch(r"version_\d+", folder.path.name)
+        return folder if is_run else None
+
+    @staticmethod
+    def latest(log_dir: Path | str, name: str) -> "RunFolder | None":
+        """The run of an experiment that was started last, in the folder of all runs; None if there is none."""
+        found = [RunFolder(p) for p in (Path(log_dir) / name).glob("version_*") if p.name[8:].isdigit()]
+        return max(found, key=lambda folder: folder.number, default=None)
+
+    @staticmethod
+    def newest(log_dir: str) -> "RunFolder":
+        """The run below a folder that has written last.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if not (found := RunFolder.all(log_dir)):
+            raise BadInput(f"--resume=last finds no run in --log_dir={log_dir}.")
+        return found[-1]
+
+    @staticmethod
+    def all(log_dir: str) -> "list[RunFolder]":
+        """The runs below a folder, in the order in which they have written last."""
+        found = {path: path.stat().st_mtime for path in Path(log_dir).expanduser().glob("*/version_*/run.json")}
+        return [RunFolder(path.parent) for path in sorted(found, key=lambda path: found[path])]
 
     @property
     def number(self) -> int:
@@ -97,11 +138,40 @@ class RunFolder:
     @contextmanager
     def shared_with_launched_processes(self) -> Iterator[None]:
         """Processes that are launched in here write into this folder too."""
+        if is_launched():
+            yield
+            return
         os.environ[VERSION_VARIABLE] = str(self.number)
         try:
             yield
         finally:
             del os.environ[VERSION_VARIABLE]
+
+    def where_it_stands(self) -> str:
+        """A sentence on the checkpoint to go on from."""
+        last = self.last_checkpoint
+        return f"The last good checkpoint is {last}." if last.is_file() else "There is no checkpoint yet."
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """No other run writes into this folder in here. The lock ends with the process, however that ends.
+
+        Raises:
+            BadInput: another run does now.
+        """
+        lock = self.path / ".lock"
+        with ExitStack() as stack:
+            if is_first_process():
+                try:
+                    stack.enter_context(FileLock(lock, timeout=0))
+                    stack.callback(lock.unlink, missing_ok=True)  # while it is held still
+                except Timeout:
+                    raise BadInput(
+                        f"A run is writing into {self.path} just now: wait until it has ended, or stop it."
+                    ) from None
+                except (NotImplementedError, OSError):  # some cluster file systems have no locks
+                    pass
+            yield
 
     # Writing.
 
@@ -109,23 +179,21 @@ class RunFolder:
         self,
         config: dict[str, Any],
         device: str,
-        resumed_at: int | None = None,
+        resumed_from: dict[str, Any] | None = None,
         data: dict[str, Any] | None = None,
     ) -> None:
         """Write what the run is: every flag's value, command, commit, versions, device, classes.
 
         Args:
-            resumed_at: outer updates that the run had done when it was resumed. What was logged of later ones is
-                removed: the run is about to do those again.
+            resumed_from: the checkpoint that the run goes on from, if it was resumed. What was logged of later updates
+                is removed: the run is about to do those again. So is what a kill has left behind.
             data: what the data module says of its data (``record()``).
+
+        Raises:
+            CannotWrite: it cannot be written; then no file has changed.
         """
         if not is_first_process():
             return
-        if resumed_at is not None:
-            self._forget_metrics_after(resumed_at)
-        (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        if data:
-            (self.path / "data.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
         packages = ("torch", "torchvision", "pytorch-lightning", "numpy")
         facts = {
             "command": ["python", *sys.argv],
@@ -134,24 +202,52 @@ class RunFolder:
             "versions": {package: version(package) for package in packages},
             "device": device,
             "threads": torch.get_num_threads(),
+            **({"slurm_job": slurm.job()} if slurm.job() else {}),
         }
-        path = self.path / "run.json"
-        if path.exists():  # a resumed run: what came before
-            facts["resumed"] = json.loads(path.read_text())
-        path.write_text(json.dumps(facts, indent=2) + "\n")
+        contents = {"config.yaml": yaml.safe_dump(config, sort_keys=False)}
+        if data:
+            contents["data.json"] = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+        if resumed_from is not None:
+            if (self.path / "run.json").is_file():
+                facts["resumed"] = self.facts()
+            if rows := self._rows():
+                kept = [row for row in rows if self._is_done(row, resumed_from["global_step"])]
+                contents["metrics.csv"] = _as_csv(kept, list(rows[0]))
+        contents["run.json"] = json.dumps(facts, indent=2) + "\n"
+        write_together({self.path / name: content for name, content in contents.items()})
+        if resumed_from is not None:
+            self._clean(resumed_from)
+
+    def _is_done(self, row: Mapping[str, Any], updates: int) -> bool:
+        """Whether a row of metrics.csv is of what need not be done again after so many updates."""
+        of_test_under_way = _is_of_test(row) and int(row["step"]) == updates and not self.is_tested
+        return _updates_seen(row) <= updates and not of_test_under_way
+
+    def _clean(self, resumed_from: dict[str, Any]) -> None:
+        """Remove what a kill has left: files that are not whole, and best checkpoints that were to be removed."""
+        for folder in (self.path, self.checkpoints):
+            remove_unfinished(folder)
+        known = {Path(path).name for path in _scores(resumed_from)}
+        for path in self.checkpoints.glob("best-step=*.ckpt"):
+            update = path.stem.removeprefix("best-step=")
+            if known and path.name not in known and update.isdigit() and int(update) < resumed_from["global_step"]:
+                path.unlink()
 
     def add_cost(self, updates: int, **seconds: float) -> None:
         """Add to ``run.json`` the outer updates that the weights have seen, and the seconds that a part has taken."""
         if not is_first_process():
             return
-        path = self.path / "run.json"
-        facts = json.loads(path.read_text())
+        facts = self.facts()
         facts["updates"] = updates
         facts.setdefault("seconds", {}).update({part: round(value) for part, value in seconds.items()})
-        path.write_text(json.dumps(facts, indent=2) + "\n")
+        write_whole(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
 
     def append_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to ``metrics.csv``. A name that is new becomes a new column, empty in the rows before."""
+        """Add rows to ``metrics.csv``. A name that is new becomes a new column, empty in the rows before.
+
+        Raises:
+            CannotWrite: they cannot be written.
+        """
         if not rows or not is_first_process():
             return
         path = self.path / "metrics.csv"
@@ -161,38 +257,45 @@ class RunFolder:
                 columns = next(csv.reader(file), [])
         new = list(dict.fromkeys(name for row in rows for name in row if name not in columns))
         if new:
-            self._write_metrics([*self._rows(), *rows], [*columns, *new])
+            write_whole(path, _as_csv([*self._rows(), *rows], [*columns, *new]))
             return
-        with path.open("a", newline="") as file:
-            csv.DictWriter(file, columns).writerows(rows)
+        try:
+            with path.open("a", newline="") as file:
+                csv.DictWriter(file, columns).writerows(rows)
+        except OSError as error:
+            raise CannotWrite(path, error) from error
 
-    def _forget_metrics_after(self, updates: int) -> None:
-        rows = self._rows()
-        if rows:
-            self._write_metrics([row for row in rows if _updates_seen(row) <= updates], list(rows[0]))
+    def sync_metrics(self) -> None:
+        """Have the disk keep what was logged so far, before a checkpoint is written that counts on it."""
+        sync(self.path / "metrics.csv")
 
     def _rows(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.csv"
         if not path.exists():
             return []
         with path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _write_metrics(self, rows: Sequence[Mapping[str, Any]], columns: list[str]) -> None:
-        whole = self.path / "metrics.csv.new"
-        with whole.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        whole.replace(self.path / "metrics.csv")
+            whole = [line for line in file if line.endswith("\n")]  # a kill may have torn the last one
+        return list(csv.DictReader(whole))
 
     def write_results(self, summary: dict[str, Any], episodes: dict[str, EpisodeResults]) -> None:
         """Write a test's summary and, for each name in ``episodes``, ``<name>_episodes.csv``."""
         if not is_first_process():
             return
-        (self.path / "test_metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
         for name, results in episodes.items():
             write_episodes(results, summary["metric"], self.path / f"{name}_episodes.csv")
+        write_whole(self.path / "test_metrics.json", json.dumps(summary, indent=2) + "\n")
+
+    def write_picture(self, name: str, figure: "Figure") -> Path:
+        """Write a picture as PNG and SVG; returns the PNG's path."""
+        files = [self.path / f"{name}.{ending}" for ending in ("png", "svg")]
+        save(figure, *files)
+        return files[0]
+
+    def write_report(self, page: str) -> Path:
+        """Write ``report.html``."""
+        path = self.path / "report.html"
+        write_whole(path, page)
+        return path
 
     # Reading.
 
@@ -201,8 +304,19 @@ class RunFolder:
         return read_settings(self.path / "config.yaml", str(self.path / "config.yaml"))
 
     def facts(self) -> dict[str, Any]:
-        """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before."""
-        return json.loads((self.path / "run.json").read_text())
+        """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before.
+
+        They are empty where an older version, which did not write whole files, was killed in writing them.
+        """
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except ValueError:
+            return {}
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the run, since it was last started or resumed, has come to the end of its test."""
+        return "test" in self.facts().get("seconds", {})
 
     def parts(self) -> list[dict[str, Any]]:
         """The facts of a run and of what it was resumed from, in the order in which they ran."""
@@ -211,13 +325,61 @@ class RunFolder:
             parts.insert(0, parts[0]["resumed"])
         return parts
 
-    def result(self) -> dict[str, Any]:
-        """The test's summary."""
-        return json.loads((self.path / "test_metrics.json").read_text())
+    def result(self) -> dict[str, Any] | None:
+        """The test's summary; None if there is none."""
+        path = self.path / "test_metrics.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def test_classes(self) -> list[str] | None:
+        """The classes of the test; None where they are not on record, or there are no classes."""
+        path = self.path / "data.json"
+        return json.loads(path.read_text()).get("classes", {}).get("test") if path.is_file() else None
+
+    def episodes(self) -> EpisodeResults | None:
+        """The test's result, episode by episode; None if there is none."""
+        path = self.path / "test_episodes.csv"
+        return read_episodes(path) if path.is_file() else None
+
+    def picture(self, name: str) -> str | None:
+        """A picture, as SVG; None if it was not drawn."""
+        path = self.path / f"{name}.svg"
+        return path.read_text() if path.is_file() else None
+
+    def kept(self) -> dict[int, Path]:
+        """The checkpoints that the run kept, by their outer updates, the earliest first."""
+        found = {int(path.stem.partition("=")[2]): path for path in self.checkpoints.glob("best-step=*.ckpt")}
+        if self.last_checkpoint.is_file():
+            found.setdefault(read_checkpoint(self.last_checkpoint, "checkpoint")["global_step"], self.last_checkpoint)
+        return dict(sorted(found.items()))
+
+    def gradient_histograms(self) -> dict[str, list[tuple[int, NDArray]]]:
+        """For each parameter, the outer updates at which its gradient was logged, and its values then.
+
+        Values are ``[buckets, 2]``: the middle of each of TensorBoard's buckets, and how many elements it holds.
+        """
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(self.path), size_guidance={"histograms": 0})
+        events.Reload()
+        found = {}
+        for tag in events.Tags()["histograms"]:
+            if tag.startswith("gradients/"):
+                found[tag.removeprefix("gradients/")] = [
+                    (event.step + 1, _middles_and_counts(event.histogram_value)) for event in events.Histograms(tag)
+                ]
+        return found
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """What was logged under a name: pairs of outer updates and value; none if it was not logged."""
         return [(_updates_seen(row), float(row[name])) for row in self._rows() if row.get(name)]
+
+
+def _middles_and_counts(histogram: Any) -> NDArray:
+    """A histogram of TensorBoard's: each bucket by its upper end, the first from the least value on."""
+    upper = np.minimum(histogram.bucket_limit, histogram.max)
+    lower = np.maximum([histogram.min, *histogram.bucket_limit[:-1]], histogram.min)
+    counts = np.asarray(histogram.bucket)
+    return np.stack([(lower + upper) / 2, counts], axis=1)[counts > 0]
 
 
 def _updates_seen(row: Mapping[str, Any]) -> int:
@@ -225,8 +387,19 @@ def _updates_seen(row: Mapping[str, Any]) -> int:
 
     Lightning numbers the updates of training and validation from 0, and logs the test with how many there were.
     """
-    tested = any(value and name.startswith(("test_", "ensemble_")) for name, value in row.items())
-    return int(row["step"]) + (0 if tested else 1)
+    return int(row["step"]) + (0 if _is_of_test(row) else 1)
+
+
+def _is_of_test(row: Mapping[str, Any]) -> bool:
+    return any(value and name.startswith(("test_", "ensemble_")) for name, value in row.items())
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _commit() -> str | None:
@@ -237,6 +410,26 @@ def _commit() -> str | None:
     except OSError:  # there is no git
         return None
     return done.stdout.strip() or None
+
+
+def is_launched() -> bool:
+    """Whether this process was launched by the run's first process, by Lightning."""
+    return VERSION_VARIABLE in os.environ and not is_first_process()
+
+
+def _make_next(parent: Path, log_dir: str) -> str:
+    """Make the folder of the next run, which no other run that starts just now gets; returns its number."""
+    make_folder(parent, "log_dir")
+    try:
+        number = 1 + max((int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdigit()), default=-1)
+        while True:
+            try:
+                (parent / f"version_{number}").mkdir()
+                return str(number)
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise BadInput(f"--log_dir={log_dir} cannot be written to ({error.strerror}).") from error
 
 
 def make_folder(path: Path, flag: str) -> None:
@@ -285,6 +478,49 @@ def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
         raise BadInput(f"--resume={path} cannot be continued: it does not hold the state of a training ({lacking[0]}).")
 
 
+def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that ``--resume`` means, and the run's settings.
+
+    Args:
+        path: a checkpoint; a run's folder, whose newest checkpoint is taken that can be read; or ``last``, which is the
+            run in ``log_dir`` that has written last.
+        log_dir: folder of all runs.
+
+    Raises:
+        BadInput: there is no checkpoint to go on from.
+    """
+    if path != "last" and not Path(path).expanduser().is_dir():
+        file = Path(path).expanduser()
+        try:
+            return file, read_checkpoint(file, "resume")["config"]
+        except BadInput as error:
+            if RunFolder.going_on_from(file) is None or not file.is_file():
+                raise
+            raise BadInput(
+                f"{error} --resume={file.parent.parent} goes on from the newest that can be read."
+            ) from error
+    folder = RunFolder.newest(log_dir) if path == "last" else RunFolder(Path(path).expanduser())
+    place = folder.checkpoints if folder.checkpoints.is_dir() else folder.path
+    names = sorted(place.glob("best-step=*.ckpt"), key=lambda p: (len(p.name), p.name), reverse=True)
+    for file in [place / "last.ckpt", *names]:
+        try:
+            content = read_checkpoint(file, "resume")
+        except BadInput:
+            if file.is_file():
+                say(f"{file} is damaged and passed over for the checkpoint before it.")
+            continue
+        # What a run was resumed with holds from then on, also where it was killed before its next checkpoint.
+        of_run = folder.config() if (folder.path / "config.yaml").is_file() else {}
+        return file, content["config"] | of_run
+    raise BadInput(f"--resume={path}: {folder.path} holds no checkpoint yet; start the run anew.")
+
+
+def run_of_job(log_dir: str) -> str | None:
+    """The folder of the run that this job of SLURM began before it was queued again; None if there is no checkpoint."""
+    found = [run for run in RunFolder.all(log_dir) if run.facts().get("slurm_job") == slurm.job()]
+    return str(found[-1].path) if found and found[-1].last_checkpoint.is_file() else None
+
+
 def data_record(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint says of the data that it was trained on; nothing where it is older, or a published result's."""
     return checkpoint.get("few_shot", {}).get("data") or {}
@@ -303,6 +539,14 @@ def ranked(scores: Mapping[str, Any], folder: Path, mode: str) -> list[tuple[str
     return sorted(found, key=lambda item: float(item[1]), reverse=mode == "max")
 
 
+def _scores(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The validation scores of the run's best checkpoints, by path, as a checkpoint names them."""
+    scores: dict[str, Any] = {}
+    for state in callback_states(checkpoint):
+        scores |= state.get("best_k_models", {})
+    return scores
+
+
 def ensemble_of(folder: Path, most: int, mode: str) -> list[dict[str, Any]]:
     """The weights of a run's best checkpoints by validation, best first.
 
@@ -314,10 +558,8 @@ def ensemble_of(folder: Path, most: int, mode: str) -> list[dict[str, Any]]:
     Raises:
         BadInput: there are none.
     """
-    scores: dict[str, Any] = {}
-    if (folder / "last.ckpt").is_file():
-        for state in callback_states(read_checkpoint(folder / "last.ckpt", "ensemble")):
-            scores |= state.get("best_k_models", {})
+    last = folder / "last.ckpt"
+    scores = _scores(read_checkpoint(last, "ensemble")) if last.is_file() else {}
     paths = [path for path, _ in ranked(scores, folder, mode)[:most]]
     if not paths:
         raise BadInput(

@@ -4,6 +4,7 @@ import sys
 import warnings
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
 
 #: Warnings of Lightning and PyTorch that a user of the command line can do nothing about: the beginning of each, and
 #: its kind.
@@ -37,9 +38,10 @@ def print_result(text: str) -> None:
 
 
 def say(message: str) -> None:
-    """Print what the user should know on the way to stderr, from the first process only."""
+    """Print what the user should know on the way to stderr, from the first process only, on a line of its own."""
     if is_first_process():
-        print(_harmless(message), file=sys.stderr, flush=True)
+        tqdm.write(_harmless(message), file=sys.stderr)
+        sys.stderr.flush()
 
 
 def _harmless(message: str) -> str:

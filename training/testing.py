@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pytorch_lightning import Trainer
+import pytorch_lightning as pl
 
 from few_shot.evaluation import EpisodeResults, summarize, table
 from few_shot.lit_models.ensemble import LitEnsemble
+from training.callbacks import Progress
 from training.run_folder import RunFolder
 from training.terminal import print_result
 
 
 def test(
-    trainer: Trainer,
+    trainer: pl.Trainer,
     lit_model: Any,
     data: Any,
     checkpoint: str | None = None,
@@ -41,3 +42,16 @@ def test(
         folder.write_results(found, results)
     print_result(f"\n{table(found)}\n")
     return found
+
+
+def score(lit_model: Any, data: Any, steps: int) -> EpisodeResults:
+    """Each test episode's result after 0 to ``steps`` inner steps, on one device; nothing is printed or written."""
+    off: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    trainer = pl.Trainer(devices=1, callbacks=[Progress()], inference_mode=False, **off)
+    its_own = lit_model.test_inner_loop_steps
+    lit_model.test_inner_loop_steps = steps
+    try:
+        trainer.test(lit_model, datamodule=data, verbose=False)
+    finally:
+        lit_model.test_inner_loop_steps = its_own
+    return lit_model.results

@@ -7,39 +7,43 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.profilers import SimpleProfiler
 
 from few_shot.metrics import METRICS
-from training.callbacks import EndlessEpoch, GradientLog, Progress, RunCheckpoint, RunRecord
+from few_shot.private_parts import leave_stopping_to_others
+from training.callbacks import EndlessEpoch, GradientLog, Noise, Progress
+from training.checkpoints import LastCheckpoint, RunCheckpoint, WholeCheckpoints
 from training.devices import processes
 from training.experiment import Experiment
 from training.loggers import make_loggers
 from training.run_folder import RunFolder
+from training.world import World
 
 
 def build_trainer(
-    experiment: Experiment, folder: RunFolder | None, metric: str, resumed_at: int | None = None
+    experiment: Experiment,
+    world: World,
+    folder: RunFolder | None,
+    metric: str,
+    resumed_at: int | None = None,
+    record: Callback | None = None,
 ) -> pl.Trainer:
     """The Trainer that runs the experiment.
 
     Args:
+        world: the processes that run it.
         folder: where it writes; None to write nothing.
         metric: what validation scores, by the data module's name.
         resumed_at: outer updates that the run had done when it was resumed; None for a new run.
+        record: what keeps the run's record; None for none.
     """
     options = experiment.options
     monitor, mode = f"val_{metric}", METRICS[metric].mode
-    max_steps = min(options.max_steps, options.limit_train_batches or options.max_steps)
-    callbacks: list[Callback] = [EndlessEpoch(), Progress()]
+    max_steps = options.updates
+    callbacks: list[Callback] = [*([record] if record else []), EndlessEpoch(), Noise(options.seed), Progress()]
     if options.track_grad_norm is not None or options.log_gradient_histograms:
         callbacks.append(GradientLog(options.track_grad_norm, options.log_gradient_histograms))
     if folder is not None:
-        place: dict[str, Any] = {"dirpath": folder.checkpoints, "save_on_train_epoch_end": False}
-        keep = max(1, options.ensemble)
-        callbacks.append(RunCheckpoint(filename="best-{step}", monitor=monitor, mode=mode, save_top_k=keep, **place))
+        callbacks.append(RunCheckpoint(folder, monitor, mode, keep=max(1, options.ensemble)))
         # Not save_last=True, which leaves last.ckpt alone when a validation brings nothing better.
-        every = options.val_check_interval if options.limit_val_batches == 0 else None
-        callbacks.append(
-            RunCheckpoint(filename="last", enable_version_counter=False, every_n_train_steps=every, **place)
-        )
-        callbacks.append(RunRecord(folder, experiment.config))
+        callbacks.append(LastCheckpoint(folder, options.val_check_interval))
     if options.stop_early and options.limit_val_batches != 0:
         callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False))
     limits: dict[str, Any] = {
@@ -51,8 +55,10 @@ def build_trainer(
     if options.profile and folder is not None:
         profiler = SimpleProfiler(dirpath=folder.path, filename="profile")
     precision: Any = {"32": "32-true", "64": "64-true", "bf16": "bf16-mixed"}.get(options.precision, options.precision)
-    return pl.Trainer(
-        **processes(experiment),
+    where = processes(experiment, world, (lambda: "") if folder is None else folder.where_it_stands)
+    where["plugins"].append(WholeCheckpoints())
+    trainer = pl.Trainer(
+        **where,
         **limits,
         precision=precision,
         max_steps=max_steps,
@@ -72,3 +78,5 @@ def build_trainer(
         use_distributed_sampler=False,  # the data module draws each process's share by index
         inference_mode=False,  # evaluation adapts, and inference mode cannot be undone
     )
+    leave_stopping_to_others(trainer)
+    return trainer

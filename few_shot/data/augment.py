@@ -20,11 +20,11 @@ def augment(images: tuple[Tensor, ...], seed: int, index: Tensor) -> tuple[Tenso
     Args:
         images: tensors ``[T, n, C, H, W]`` in [0, 1], of the same T episodes.
         seed: the seed of the training episodes.
-        index: the episodes' numbers, ``[T]``.
+        index: the episodes' numbers, ``[T]``; on the host, or a GPU would have to wait for them.
     """
     total = sum(x.shape[1] for x in images)
     draws = torch.from_numpy(uniform(seed, "train", index.cpu().numpy(), AUGMENT_STREAM, 6 * total))
-    draws = draws.reshape(len(index), total, 6).to(index.device)
+    draws = draws.reshape(len(index), total, 6).to(images[0].device, non_blocking=True)
     return tuple(
         _jitter(_crop_and_flip(x.flatten(0, 1), d[..., :3].flatten(0, 1)), d[..., 3:].flatten(0, 1)).reshape(x.shape)
         for x, d in zip(images, draws.split([x.shape[1] for x in images], dim=1), strict=True)

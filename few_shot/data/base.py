@@ -201,6 +201,7 @@ class ImageEpisodes(EpisodeDataModule):
         self.shuffle_labels = shuffle_labels
         self.augment = augment
         self.stores: dict[str, ImageStore] = {}
+        self._index_on_host: Tensor | None = None
 
     @property
     def output_size(self) -> int:
@@ -241,7 +242,9 @@ class ImageEpisodes(EpisodeDataModule):
         return ImageStore.open(folder, split)
 
     def prepare_data(self) -> None:
-        self.build_store()
+        """Build the store, unless it is open: what is open needs its folder no more, should that be gone."""
+        if not self.stores:
+            self.build_store()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the stores.
@@ -304,12 +307,18 @@ class ImageEpisodes(EpisodeDataModule):
 
         return EpisodeBatch(*part(rows[:, :, :shots]), *part(rows[:, :, shots:]), torch.as_tensor(index))
 
+    def on_before_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
+        """Keep the episodes' numbers, from which the augmentation is drawn, on the host."""
+        self._index_on_host = batch.index
+        return batch
+
     def on_after_batch_transfer(self, batch: EpisodeBatch, dataloader_idx: int = 0) -> EpisodeBatch:
         """The same, and augment the images in training if asked to: a test on training classes sees them plain."""
         batch = super().on_after_batch_transfer(batch, dataloader_idx)
         if not (self.augment and self.trainer is not None and self.trainer.training):
             return batch
-        support_x, query_x = augment((batch.support_x, batch.query_x), self.seed, batch.index)
+        index = batch.index if self._index_on_host is None else self._index_on_host
+        support_x, query_x = augment((batch.support_x, batch.query_x), self.seed, index)
         return batch._replace(support_x=support_x, query_x=query_x)
 
     def prepare(self, batch: EpisodeBatch, split: Split, dtype: torch.dtype) -> EpisodeBatch:

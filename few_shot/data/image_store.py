@@ -1,6 +1,7 @@
 """Decoded images, sorted by class, in one memory-mapped uint8 file per split: built once, gathered by row."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -68,6 +69,7 @@ class ImageStore:
     class_sizes: NDArray[np.int64]
     class_starts: NDArray[np.int64]
     chosen: tuple[int, ...] | None = None  # which of the split's classes these are; None for all
+    _file: "_File | None" = field(default=None, repr=False, compare=False)
     _near: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -81,7 +83,7 @@ class ImageStore:
             manifest = read_manifest(folder)
             listed = manifest["splits"][split]
             sizes = np.asarray(listed["class_sizes"], dtype=np.int64)
-            images = _map(folder / f"{split}.npy", (int(sizes.sum()), *manifest["image_shape"]))
+            images, file = _map(folder / f"{split}.npy", (int(sizes.sum()), *manifest["image_shape"]))
         except (OSError, ValueError) as error:
             raise BadInput(
                 f"{folder} holds no usable {split} images ({error}): delete it to build it again."
@@ -91,7 +93,7 @@ class ImageStore:
         starts = np.cumsum(sizes) - sizes
         used = int((starts + sizes)[numbers].max(initial=0))
         names = [listed["class_names"][i] for i in numbers]
-        return cls(folder, split, images[:used], names, sizes[numbers], starts[numbers], chosen)
+        return cls(folder, split, images[:used], names, sizes[numbers], starts[numbers], chosen, file)
 
     def select(self, classes: Sequence[int]) -> "ImageStore":
         """The same split, of some of these classes alone, by their numbers."""
@@ -112,9 +114,20 @@ class ImageStore:
             raise BadInput(f"train_classes={classes} must be at least 1 and at most the {there} there are.")
         return self.select(range(classes))
 
+    def classes_of(self, rows: NDArray) -> NDArray[np.int64]:
+        """The number, among these classes, of the class that each row belongs to."""
+        order = np.argsort(self.class_starts)
+        return order[np.searchsorted(self.class_starts[order], rows, side="right") - 1]
+
     def gather(self, rows: Tensor) -> Tensor:
-        """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on."""
+        """The images of ``rows``, uint8 ``[*rows.shape, C, H, W]``, on the device that the rows are on.
+
+        Raises:
+            BadInput: the file has been cut short since it was opened.
+        """
         images = self.images_near(rows.device)
+        if images.device.type == "cpu" and self._file is not None:
+            self._file.must_be_whole()
         return images.index_select(0, rows.flatten().to(images.device)).unflatten(0, rows.shape).to(rows.device)
 
     def images_near(self, device: torch.device) -> Tensor:
@@ -130,8 +143,8 @@ class ImageStore:
         return ImageStore.open, (self.folder, self.split, self.chosen)
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The images in a file, mapped into memory; the file itself is never written to.
+def _map(path: Path, shape: tuple[int, ...]) -> "tuple[NDArray[np.uint8], _File]":
+    """The images in a file, mapped into memory, and the file; it is never written to.
 
     Raises:
         OSError or ValueError: the file is not there, or holds something else than so many images.
@@ -147,7 +160,29 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
             raise ValueError(f"{path.name} holds other images")
         if os.fstat(file.fileno()).st_size != file.tell() + math.prod(shape):
             raise ValueError(f"{path.name} is cut off")
-        return np.memmap(file, np.uint8, "c", file.tell(), shape)
+        return np.memmap(file, np.uint8, "c", file.tell(), shape), _File(path, os.dup(file.fileno()))
+
+
+class _File:
+    """Keeps a file open, also where its name is gone, to see whether it is still as long as it was.
+
+    A read of a memory-mapped file behind its end kills the process, and Python cannot say why. To ask for the length
+    takes a microsecond.
+
+    Args:
+        number: the open file's descriptor, which is this object's from now on.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path, self.number = path, number
+        self.size = os.fstat(number).st_size
+
+    def must_be_whole(self) -> None:
+        if os.fstat(self.number).st_size < self.size:
+            raise BadInput(f"{self.path} was cut short while it was in use: delete its folder to build it again.")
+
+    def __del__(self) -> None:
+        os.close(self.number)
 
 
 def read_manifest(folder: Path) -> dict:
@@ -165,9 +200,8 @@ def read_manifest(folder: Path) -> dict:
     splits: Any = manifest.get("splits")
     shape: Any = manifest.get("image_shape")
     whole = {"preprocessing", "source"} <= manifest.keys() and isinstance(manifest.get("left_out", []), list)
-    whole = whole and isinstance(splits, dict)
     whole = whole and isinstance(shape, list) and len(shape) == 3 and all(_is_count(n) and n > 0 for n in shape)
-    if not (whole and all(_is_listed(splits.get(split)) for split in SPLITS)):
+    if not (whole and isinstance(splits, dict) and all(_is_listed(splits.get(split)) for split in SPLITS)):
         raise ValueError("its manifest is damaged")
     return manifest
 
@@ -297,7 +331,7 @@ def _build(
 def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source: Source) -> dict[str, dict]:
     splits: dict[str, dict] = {}
     split_of: dict[str, str] = {}
-    counting = threading.Lock()
+    counting, ended = threading.Lock(), threading.Event()
     gaps: dict[str, NDArray[np.int64]] = {}  # where the classes of a split start that has fewer images than was said
     for split in SPLITS:
         classes = source.classes(split)
@@ -311,11 +345,14 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
         if needed > free:  # a memory-mapped file that runs out of disk kills the process
             raise BadInput(f"The {split} images of {name} take {needed} bytes, but {folder.parent} has {free} left.")
         images = np.lib.format.open_memmap(folder / f"{split}.npy", "w+", np.uint8, (total, *image_shape))
+        _reserve(folder / f"{split}.npy")
         starts = np.cumsum([0, *classes.values()])
 
         def write(c: str, start: int, split: str = split, images: NDArray = images) -> int:
             row = start
             for image in source.read(split, c):
+                if ended.is_set():  # something has failed, and nobody waits for the rest
+                    break
                 images[row] = image
                 row += 1
                 with counting:
@@ -327,6 +364,9 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
         try:
             with tqdm(total=total, desc=f"Decoding {name} {split}", unit=" images") as bar:
                 sizes = list(pool.map(write, classes, starts[:-1].tolist()))
+        except BaseException:
+            ended.set()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
         images.flush()
@@ -337,6 +377,18 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
     for gappy, starts in gaps.items():
         _close_gaps(folder / f"{gappy}.npy", starts, splits[gappy]["class_sizes"])
     return splits
+
+
+def _reserve(file: Path) -> None:
+    """Have the disk set a file's whole size aside, which nothing else can take then, where the system can do that."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
 
 def _close_gaps(file: Path, starts: NDArray[np.int64], sizes: list[int]) -> None:

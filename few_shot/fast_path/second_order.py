@@ -26,7 +26,8 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
 def convolution(x: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
     """``F.conv2d`` without a bias."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+    if torch.compiler.is_compiling() or autocast:
         return F.conv2d(x, filters, None, *geometry)
     return Convolution.apply(x, filters, geometry)
 

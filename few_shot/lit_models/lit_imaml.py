@@ -35,7 +35,9 @@ class LitIMAML(LitMAML):
         BadInput: a number is out of its range.
     """
 
-    unused: ClassVar = {"first_order": "its gradient does not pass through the inner steps"}
+    unused: ClassVar = dict.fromkeys(
+        ("first_order", "checkpoint_inner_loop"), "its gradient does not pass through the inner steps"
+    )
 
     def __init__(
         self,

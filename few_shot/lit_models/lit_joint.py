@@ -13,7 +13,9 @@ class LitJoint(LitMAML):
     episode's own, hardly more than features.
     """
 
-    unused = dict.fromkeys(("inner_loop_steps", "first_order"), "its training has no inner loop")
+    unused = dict.fromkeys(
+        ("inner_loop_steps", "first_order", "checkpoint_inner_loop"), "its training has no inner loop"
+    )
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         weights = stack(self.adapted_weights(), len(batch.index))

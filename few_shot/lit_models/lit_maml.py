@@ -1,6 +1,7 @@
 """Model-agnostic meta-learning (Finn, Abbeel & Levine 2017, https://arxiv.org/abs/1703.03400)."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from itertools import islice
 from typing import Literal
@@ -16,6 +17,7 @@ from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.adapted_model import first_outputs, with_weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 from few_shot.lit_models.fixed_norm import fix_norms
+from few_shot.recomputation import Recomputation
 
 
 class LitMAML(LitMetaLearner):
@@ -28,6 +30,9 @@ class LitMAML(LitMetaLearner):
         adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too. Off, only the outer loop
             trains them, as in MAML's code.
         inner_optimizer: the rule of an inner step; momentum is 0.9, and adam is made safe to differentiate through.
+        checkpoint_inner_loop: whether the backward pass computes the inner steps again, one by one, instead of keeping
+            them all: less memory where there are many steps, and more time. It changes nothing where no inner gradient
+            is kept anyway: with first_order, and where the fast path computes a trained body once for all steps (ANIL).
         fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
             model, or off, is vectorised by vmap, to the same result.
     """
@@ -40,6 +45,7 @@ class LitMAML(LitMetaLearner):
         first_order: bool = False,
         adapt_norm: bool = True,
         inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd",
+        checkpoint_inner_loop: bool = False,
         fast_path: bool = True,
         **outer,
     ) -> None:
@@ -50,6 +56,7 @@ class LitMAML(LitMetaLearner):
         self.first_order = first_order
         self.adapt_norm = adapt_norm
         self.inner_optimizer = INNER_OPTIMIZERS[inner_optimizer]
+        self.checkpoint_inner_loop = checkpoint_inner_loop
         self.fast_path = fast_path
 
     def compile_outer_step(self) -> None:
@@ -58,6 +65,8 @@ class LitMAML(LitMetaLearner):
         super().compile_outer_step()
 
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
+        if self.checkpoint_inner_loop:
+            return "inner steps that are computed again cannot be compiled"
         if batch.support_x.device.type == "cpu" and self.folds_convolutions:
             return "on the CPU the fast path of a convolutional network is faster than compiled code"
         return super().reason_not_to_compile(batch)
@@ -130,7 +139,25 @@ class LitMAML(LitMetaLearner):
             optimizer=self.inner_optimizer,
             rates=self.inner_rates,
             first_order=self.first_order,
+            recomputation=self.recomputation(),
         )
+
+    def recomputation(self) -> Recomputation | None:
+        """How the backward pass computes the inner steps again; None where they are kept."""
+        if not self.checkpoint_inner_loop or self._computes_a_trained_body_once:
+            return None
+        return Recomputation([p for p in self.parameters() if p.requires_grad], self.step_again)
+
+    def step_again(self, step: int) -> AbstractContextManager:
+        """A context in which an inner step does what it did when it was first computed."""
+        return nullcontext()
+
+    @property
+    def _computes_a_trained_body_once(self) -> bool:
+        """Whether inner steps start from activations that the outer gradient passes through."""
+        fixed, _ = split(self.folded_layers or [], self.adapted_weights())
+        modules = [self.model.get_submodule(name) for layer in fixed for name in layer.modules]
+        return any(p.requires_grad for module in modules for p in module.parameters(recurse=False))
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         *_, fast_weights = self.adapt(batch.support_x, batch.support_y, self.inner_loop_steps)

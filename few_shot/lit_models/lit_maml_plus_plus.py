@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -106,6 +107,17 @@ class LitMAMLPlusPlus(LitMAML):
             self._at_step(max(step - 1, 0))
             yield fast_weights
             self._at_step(step)
+
+    @contextmanager
+    def step_again(self, step: int) -> Iterator[None]:
+        """Batch norm is at the step once more; its statistics are collected already."""
+        before = [(norm, norm.step, norm.collected.clone() if norm.statistics else None) for norm in self.norms]
+        self._at_step(step)
+        yield
+        for norm, its_step, collected in before:
+            norm.step = its_step
+            if collected is not None:
+                norm.collected.copy_(collected)
 
     def _at_step(self, step: int) -> None:
         for norm in self.norms:

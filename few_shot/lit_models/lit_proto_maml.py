@@ -33,7 +33,7 @@ class LitProtoMAML(LitWithoutHead, LitMAML):
         by = predictor(self.model) if self.folded_layers is None else folded_predictor(self.model, self.folded_layers)
         embedded = by({}, support_x)
         embedded = embedded.to(next(self.model.parameters(), embedded).dtype)  # exact, autocast or not
-        prototypes = prototypes_of(embedded, support_y)
+        prototypes = prototypes_of(embedded, support_y, self.ways(support_y))
         head = dict(zip(self.head_weights, (2 * prototypes, -prototypes.square().sum(-1)), strict=True))
         return super().initial_weights(support_x, support_y) | head
 

@@ -44,13 +44,20 @@ class LitProtoNet(LitWithoutHead):
         """Embedding and prototypes; there are no inner steps, and any number of classes."""
         embed = copy.deepcopy(self.model).requires_grad_(False).eval()
         with torch.inference_mode(False), torch.no_grad():
+            classes = int(support_y.max()) + 1 if classes is None else classes
             prototypes = prototypes_of(embed(support_x)[None], support_y[None], classes)[0]
         if not transductive:
             fix_norms(embed, support_x)
         return NearestPrototype(embed, prototypes)
 
-    def logits(self, batch: EpisodeBatch, transductive: bool) -> Tensor:
-        """Minus the squared distance of each query sample to each prototype, ``[T, N*Q, N]``."""
+    def logits(self, batch: EpisodeBatch, transductive: bool, classes: int | None = None) -> Tensor:
+        """Minus the squared distance of each query sample to each prototype, ``[T, N*Q, N]``.
+
+        Args:
+            batch: the tasks.
+            transductive: whether batch norm sees support and query samples together.
+            classes: N; None for as many as there are. Those without support samples have NaN.
+        """
         shots = batch.support_x.shape[1]
         if transductive:
             embedded = self.embed({}, torch.cat([batch.support_x, batch.query_x], dim=1))
@@ -60,5 +67,6 @@ class LitProtoNet(LitWithoutHead):
             query = predict_apart(self.embed, {}, batch.support_x, batch.query_x)
         dtype = next(self.model.parameters()).dtype
         support, query = support.to(dtype), query.to(dtype)  # distances are exact, autocast or not
-        prototypes = prototypes_of(support, batch.support_y)
+        classes = self.ways(batch.support_y) if classes is None else classes
+        prototypes = prototypes_of(support, batch.support_y, classes)
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)

@@ -17,6 +17,7 @@ class LitRandom(LitMAML):
         (
             "inner_loop_steps",
             "first_order",
+            "checkpoint_inner_loop",
             "outer_optimizer",
             "outer_lr",
             "outer_schedule",

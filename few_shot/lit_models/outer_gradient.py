@@ -20,7 +20,7 @@ class Outcome(NamedTuple):
 
     scores: TaskScores  # of this process's tasks
     loss: Tensor  # [], to log: its mean over processes is the meta-batch's loss
-    share: float  # what a task's value weighs in this process's part of such a mean
+    share: float | Tensor  # what a task's value weighs in this process's part of such a mean, []
 
 
 def add_up_gradient(learner: Any, batch: EpisodeBatch) -> Outcome:
@@ -45,7 +45,7 @@ def add_up_gradient(learner: Any, batch: EpisodeBatch) -> Outcome:
     for i, (part, weight) in enumerate(zip(parts, weights, strict=True), start=1):
         scores = learner.training_scores(part)
         if learner.combines_by_mean:
-            weight = torch.full_like(scores.loss, share)
+            weight = torch.ones_like(scores.loss) * share
         elif weight is None:
             loss, weight = _combined(learner, scores.loss)
         with nullcontext() if i == len(parts) else _without_synchronisation(trainer):
@@ -68,11 +68,11 @@ def _combined(learner: Any, losses: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), learner.trainer.world_size * weights
 
 
-def _meta_batch_size(trainer: pl.Trainer, tasks: int, device: torch.device) -> float:
-    """Tasks in this outer update over all processes."""
+def _meta_batch_size(trainer: pl.Trainer, tasks: int, device: torch.device) -> float | Tensor:
+    """Tasks in this outer update over all processes; on the device, for reading it would make a GPU wait."""
     if trainer.world_size == 1:
         return tasks
-    return float(trainer.strategy.reduce(torch.tensor(float(tasks), device=device), reduce_op="sum"))
+    return trainer.strategy.reduce(torch.full((), tasks, dtype=torch.float64, device=device), reduce_op="sum")
 
 
 def _without_synchronisation(trainer: pl.Trainer) -> AbstractContextManager:

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from few_shot.adaptation import head_name
+from few_shot.checkpoint import data_module
 from few_shot.errors import BadInput
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.metrics import METRICS
@@ -27,17 +28,29 @@ class LitWithoutHead(LitMetaLearner):
         if not self.head:
             raise BadInput(f"{type(self).__name__} needs a model's body, and {type(model).__name__} has only a head.")
         self.model.set_submodule(self.head, nn.Identity())
+        self._shots: int | None = None
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._refuse_numbers()
+        self._shots = getattr(data_module(self.trainer), "support_samples", None)
+
+    def ways(self, support_y: Tensor) -> int:
+        """The number of classes in each task, from their labels ``[T, n]``.
+
+        A data module that says how many shots there are saves a GPU from waiting until labels are read.
+        """
+        samples = support_y.shape[1]
+        if self._shots is not None and samples % self._shots == 0:
+            return samples // self._shots
+        return int(support_y.max()) + 1
 
     def _refuse_numbers(self) -> None:
         if self.metric is not None and not METRICS[self.metric].of_classes:
             raise BadInput(f"{type(self).__name__} needs classes, and this data set has none.")
 
 
-def prototypes_of(embedded: Tensor, labels: Tensor, classes: int | None = None) -> Tensor:
+def prototypes_of(embedded: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The mean embedding of each class, ``[T, N, f]``, of embeddings ``[T, n, f]`` with labels ``[T, n]``."""
-    member = F.one_hot(labels, -1 if classes is None else classes).to(embedded.dtype)  # [T, n, N]
+    member = F.one_hot(labels, classes).to(embedded.dtype)  # [T, n, N]
     return member.mT @ embedded / member.sum(1)[..., None]

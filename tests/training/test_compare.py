@@ -19,6 +19,8 @@ def test_two_updates_of_every_algorithm(tmp_path):
     assert learned["random initialisation"] == 0
     anil = json.loads((tmp_path / "Sinusoid-LitANIL" / "version_0" / "test_metrics.json").read_text())
     assert rows[2][4].startswith(f"{anil['mean']:.3f} ±")
+    report = (tmp_path / "report.html").read_text()
+    assert [name for name in compare.MEMBERS if f"<th scope=row>{name}</th>" not in report] == []
 
 
 def test_every_algorithm_is_compared_but_those_of_classes():

@@ -11,7 +11,8 @@ from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.plots import draw_fit
-from training import run_experiment, visualize
+from training import run_experiment
+from training.pictures import draw_curves
 
 QUICK = ["--gpus=0", "--batch_size=2", "--max_steps=1", "--val_episodes=2", "--test_episodes=2"]
 
@@ -77,6 +78,9 @@ def test_a_run_of_any_algorithm_on_any_data_draws_its_pictures(algorithm, image_
         (folder,) = log_dir.glob("*/version_0")
         assert (folder / "curves.png").stat().st_size > 10_000
         assert (folder / "fit.png").exists() == (data is not images and "Plane" not in data[-1])
+        assert (folder / "sheet.png").exists() == (data is images)
+        assert (folder / "steps.svg").exists() == (algorithm != "LitProtoNet")
+        assert "<h2>Test</h2>" in (folder / "report.html").read_text()
 
 
 def test_an_algorithm_of_ones_own_without_an_inner_loop(tmp_path):
@@ -109,4 +113,4 @@ def test_losses_that_are_not_positive_are_drawn(tmp_path):
     folder = run_experiment.RunFolder(tmp_path / "run" / "version_0")
     folder.path.mkdir(parents=True)
     folder.append_metrics([{"step": i, "train_loss": -1.0 - i, "val_loss": float("nan")} for i in range(3)])
-    assert visualize.draw_curves(folder).stat().st_size > 10_000
+    assert folder.write_picture("curves", draw_curves(folder)).stat().st_size > 10_000

@@ -18,8 +18,9 @@ from PIL import Image
 import few_shot
 from few_shot.checkpoint import save_weights
 from few_shot.models import Conv4, SinusoidMLP
+from few_shot.whole_files import write_together
 from training import predict, run_experiment
-from training.labels import NONE_OF_THESE, Labels, as_csv, write_together
+from training.labels import NONE_OF_THESE, Labels, as_csv
 from training.labels_page import as_page
 
 COLOURS = {"blue": (40, 60, 210), "green": (40, 190, 60), "red": (210, 40, 40)}

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import run_in_a_process
+from helpers import ROOT, run_in_a_process
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import run_experiment
@@ -38,6 +41,7 @@ def test_a_new_run_leaves_these_files_and_no_others(tmp_path):
     assert found == sorted(
         [
             *("checkpoints/best-step=3.ckpt", "checkpoints/last.ckpt", "config.yaml", "curves.png", events, "fit.png"),
+            *("curves.svg", "fit.svg", "steps.png", "steps.svg", "report.html"),
             *("metrics.csv", "run.json", "test_episodes.csv", "test_metrics.json"),
         ]
     )
@@ -92,7 +96,7 @@ def test_one_event_file_holds_training_test_and_pictures(tmp_path):
     events = EventAccumulator(str(file))
     events.Reload()
     assert {"train_loss", "val_mse", "test_mse"} <= set(events.Tags()["scalars"])
-    assert set(events.Tags()["images"]) == {"curves", "fit"}
+    assert set(events.Tags()["images"]) == {"curves", "fit", "steps"}
     assert events.Scalars("test_mse")[0].value == pytest.approx(summary["mean"], rel=1e-6)
 
 
@@ -107,6 +111,8 @@ def test_results_are_on_stdout_and_progress_on_stderr(tmp_path):
     assert last.splitlines() == [
         f"curves: {folder / 'curves.png'}",
         f"fit: {folder / 'fit.png'}",
+        f"steps: {folder / 'steps.png'}",
+        f"report: {folder / 'report.html'}",
         f"Everything about this run is in {folder}",
     ]
     lines = [line for line in output.stderr.replace("\r", "\n").splitlines() if line.strip()]
@@ -127,3 +133,32 @@ def test_a_folder_without_git_has_no_commit(tmp_path, monkeypatch):
     folder = RunFolder.start(str(tmp_path), "run")
     folder.record({}, "cpu")
     assert json.loads((folder.path / "run.json").read_text())["commit"] is None
+
+
+def test_two_runs_that_start_at_once_get_folders_of_their_own(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: RunFolder.start(str(tmp_path), "run").path, range(24)))
+    assert sorted(int(path.name.removeprefix("version_")) for path in folders) == list(range(24))
+
+
+def test_a_run_that_is_going_on_is_not_resumed(tmp_path, capsys):
+    """Its lock is that of another process, and ends with it."""
+    run_experiment.main([*QUICK, "--max_steps=1", "--limit_test_batches=0", f"--log_dir={tmp_path}"])
+    folder = RunFolder(tmp_path / RUN)
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file() and path.name != ".lock"}
+    holds = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); from training.run_folder import RunFolder\n"
+        "with RunFolder(sys.argv[2]).taken(): print('taken', flush=True); time.sleep(300)"
+    )
+    resume = [f"--resume={folder.last_checkpoint}", "--max_steps=2", "--limit_test_batches=0"]
+    with subprocess.Popen([sys.executable, "-c", holds, ROOT, folder.path], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(SystemExit) as exit_:
+            run_experiment.main(resume)
+        other.kill()
+    assert exit_.value.code == 2
+    assert f"A run is writing into {folder.path} just now" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert after == before
+    run_experiment.main(resume)
+    assert folder.facts()["updates"] == 2
