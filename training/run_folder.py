@@ -119,7 +119,7 @@ class RunFolder:
     @staticmethod
     def all(log_dir: str) -> "list[RunFolder]":
         """The runs below a folder, in the order in which they have written last."""
-        found = {path: path.stat().st_mtime for path in given_path(log_dir, "--log_dir").glob("*/version_*/run.json")}
+        found = {path: path.stat().st_mtime for path in given_path(log_dir, "log_dir").glob("*/version_*/run.json")}
         return [RunFolder(path.parent) for path in sorted(found, key=lambda path: found[path])]
 
     @property
@@ -495,9 +495,9 @@ def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
     Raises:
         BadInput: there is no checkpoint to go on from.
     """
-    given = given_path(path, "--resume")
-    if path != "last" and not given.is_dir():
-        file = given
+    named = given_path(path, "--resume")
+    if path != "last" and not named.is_dir():
+        file = named
         try:
             return file, read_checkpoint(file, "resume")["config"]
         except BadInput as error:
@@ -506,7 +506,7 @@ def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
             raise BadInput(
                 f"{error} --resume={file.parent.parent} goes on from the newest that can be read."
             ) from error
-    folder = RunFolder.newest(log_dir) if path == "last" else RunFolder(given)
+    folder = RunFolder.newest(log_dir) if path == "last" else RunFolder(named)
     place = folder.checkpoints if folder.checkpoints.is_dir() else folder.path
     names = sorted(place.glob("best-step=*.ckpt"), key=lambda p: (len(p.name), p.name), reverse=True)
     for file in [place / "last.ckpt", *names]:

@@ -20,7 +20,7 @@ from few_shot.data.image_store import ImageStore, Source, ensure_store
 from few_shot.data.pictures import Preprocessing, decode, preprocessing
 from few_shot.episodes import SPLITS, Split
 from few_shot.errors import BadInput
-from few_shot.files import open_file, read_bytes
+from few_shot.files import open_file, read_bytes, shortened
 from few_shot.limits import ARCHIVE_BYTES, PICTURE_BYTES, in_words
 
 FOLDERS = ("", "omniglot", "Omniglot", "omniglot-py", "omniglot/python")
@@ -173,7 +173,8 @@ def _read_half(path: Path, characters: int) -> dict[str, list[tuple[str, bytes]]
         for name, data in sorted(_zip_members(path) if path.is_file() else _files(path)):
             found["/".join(PurePath(name).parts[-3:-1])].append((f"{name} in {path}", data))
     except _NOT_READ as error:
-        raise BadInput(f"{path} cannot be read ({error}): replace it, or remove it to have it downloaded.") from error
+        reason = shortened(error, 300)
+        raise BadInput(f"{path} cannot be read ({reason}): replace it, or remove it to have it downloaded.") from error
     wrong = [c for c, drawings in found.items() if len(drawings) != DRAWINGS]
     if len(found) != characters or wrong:
         detail = f"{len(found[wrong[0]])} of {wrong[0]}" if wrong else f"{len(found)} characters"

@@ -196,7 +196,7 @@ def _reason(error: BaseException, name: Path | str) -> str:
         return "it is in no format that Pillow reads"
     if isinstance(error, Image.DecompressionBombError) and not str(error).startswith("it has"):  # Pillow's own words
         return f"it has too many pixels: {_MOST}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return shortened(" ".join(str(error).split()), 300) or type(error).__name__
 
 
 def _prepare(image: Image.Image, how: Preprocessing) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.errors import BadInput
+from few_shot.files import shortened
 from few_shot.pickles import check
 
 
@@ -105,7 +106,7 @@ def load(file: BinaryIO, name: Path | str, checked: bool = False) -> Any:
             file.seek(begin)
         return _ArrayUnpickler(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle may raise anything
-        raise BadInput(f"{name} is no pickle of plain data ({error}): it is not used.") from error
+        raise BadInput(f"{name} is no pickle of plain data ({shortened(error, 300)}): it is not used.") from error
 
 
 def whole_numbers(values: Any) -> NDArray[np.int64]:

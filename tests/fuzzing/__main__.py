@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 
 from fuzzing.bounded import fuzz
 from fuzzing.readers import READERS
@@ -38,9 +38,10 @@ def main():
             if time.monotonic() >= end:
                 break
             try:
-                with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # what readers say on their way
+                # What readers say on their way, and the module that a flag of the user's own names.
+                with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
                     tried[name] += fuzz(name, 50)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 found += 1
                 print(f"\n{name}:\n{report(error)}", flush=True)
     width = max(map(len, tried))

@@ -11,7 +11,7 @@ from few_shot.errors import BadInput
 from few_shot.models import SinusoidMLP
 from training import evaluate, predict, run_experiment, visualize
 from training.command_line import clear_errors, parse
-from training.devices import processes, world_of
+from training.devices import gpus_to_use
 from training.picture_lists import listed_pictures
 from training.settings import read_settings
 from training.terminal import say
@@ -31,7 +31,7 @@ def refusal(capsys, run, *argv):
 
 def built(argv):
     experiment = parse(argv, "test")
-    processes(experiment, world_of(experiment), str)
+    gpus_to_use(experiment)
     experiment.modules()
 
 
