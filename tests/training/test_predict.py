@@ -348,9 +348,9 @@ def test_a_resumed_run_or_an_evaluation_on_classes_that_were_trained_on_is_refus
     checkpoint = "logs/ImageFolders-LitProtoNet/version_0/checkpoints/last.ckpt"
     evaluate.main([f"--checkpoint={checkpoint}", "--gpus=0"])
     evaluate.main([f"--checkpoint={checkpoint}", "--gpus=0", "--split=train", "--split_seed=1"])
-    for command, flag in ((evaluate.main, "checkpoint"), (run_experiment.main, "resume")):
+    for command, *flags in ((evaluate.main, "--checkpoint"), (run_experiment.main, "--max_steps=9", "--resume")):
         with pytest.raises(SystemExit) as error:
-            command([f"--{flag}={checkpoint}", "--split_seed=1", *["--max_steps=9"] * (flag == "resume")])
+            command([*flags[:-1], f"{flags[-1]}={checkpoint}", "--split_seed=1"])
         assert error.value.code == 2 and "was trained on class" in capsys.readouterr().err
 
 

@@ -100,7 +100,7 @@ def test_members_that_classify_with_batch_norm_and_dropout(member, tmp_path, sig
     write_random_class_folders(tmp_path / "data", classes=2, images=3)
     flags = ["--data_class=ImageFolders", f"--data_dir={tmp_path / 'data'}", "--image_size=16", "--model_class=Conv4"]
     flags += [f"--lit_model_class={member}", "--dropout=0.5", "--augment", "--episode_classes=2", "--precision=64"]
-    flags += ["--query_samples=1", "--test_query_samples=1", "--max_steps=4", "--val_episodes=2", "--batch_size=1"]
+    flags += ["--query_samples=1", "--test_query_samples=1", "--max_steps=3", "--val_episodes=2", "--batch_size=1"]
     if member != "LitProtoNet":
         flags += ["--inner_loop_steps=1", "--test_inner_loop_steps=1"]
     goes_on_as_if_it_had_never_stopped([*flags, "--limit_test_batches=0"], tmp_path, signal_at, capsys)
