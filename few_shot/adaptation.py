@@ -35,6 +35,10 @@ from few_shot.recomputation import Recomputation, recomputed
 Predict = Callable[[Weights, Tensor], Tensor]
 #: (predictions [T, n, out], targets [T, n] or [T, n, 1]) -> each task's loss [T]
 TaskLoss = Callable[[Tensor, Tensor], Tensor]
+#: What an inner step starts from and leads to: fast weights, the inner optimiser's state, and before it the rates.
+#: (Named here, because the compiler cannot read ``tuple[...]`` within a function.)
+StepStart = tuple[Weights, Any, Rates]
+StepEnd = tuple[Weights, Any]
 
 
 def predictor(model: nn.Module) -> Predict:
@@ -174,7 +178,7 @@ def inner_loop(
     second_order = outer_gradient and not first_order
     state: Any = None
 
-    def one_step(start: tuple[Weights, Any, Rates], keep_graph: bool) -> tuple[Weights, Any]:
+    def one_step(start: StepStart, keep_graph: bool) -> StepEnd:
         weights, state, rates = start
         with torch.enable_grad():
             loss = support_loss(weights).sum()

@@ -37,7 +37,7 @@ def test_every_row_is_a_command_the_parser_takes():
         assert next(of.flags for of in row.of_each_seed()) == row.flags
         if row.table and config["data_class"] != "Sinusoid":
             assert 15 in row.tests and len(row.tests) == 2, "at the paper's number of queries, and at 15"
-            assert config["val_episodes"] == 600
+            assert config["val_episodes"] == 600 or config["max_steps"] <= 2000, "long rows validate on 600 episodes"
 
 
 def test_a_complete_row_has_its_weights():

@@ -26,8 +26,7 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]
 
 def convolution(x: Tensor, filters: Tensor, geometry: Geometry) -> Tensor:
     """``F.conv2d`` without a bias."""
-    autocast = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
-    if torch.compiler.is_compiling() or autocast:
+    if torch.compiler.is_compiling() or _autocasts(x.device.type):
         return F.conv2d(x, filters, None, *geometry)
     return Convolution.apply(x, filters, geometry)
 
@@ -52,6 +51,11 @@ def pooled_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if _plain(x):
         return F.max_pool2d(x, 2), *moments(x)
     return PooledMoments.apply(x)
+
+
+def _autocasts(device: str) -> bool:
+    """Whether autocast is on; a device that knows none must not be asked."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _plain(x: Tensor) -> bool:

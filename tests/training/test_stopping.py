@@ -27,6 +27,14 @@ MEMBERS = ["LitMAML", "LitANIL", "LitBOIL", "LitMetaSGD", "LitMAMLPlusPlus", "Li
 
 
 @pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """A shell starts jobs in the background so that they ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """They take half of the time of a run this short."""
     monkeypatch.setattr(run_experiment, "show_run", lambda *_: None)
