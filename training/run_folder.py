@@ -240,13 +240,15 @@ class RunFolder:
         facts = self.facts()
         facts["updates"] = updates
         facts.setdefault("seconds", {}).update({part: round(value) for part, value in seconds.items()})
-        write_whole(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+        self._write_facts(facts)
 
     def finish(self) -> None:
         """Say in ``run.json`` that everything is done: the last thing that a run writes."""
         if is_first_process():
-            facts = self.facts() | {"finished": True}
-            write_whole(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
+            self._write_facts(self.facts() | {"finished": True})
+
+    def _write_facts(self, facts: dict[str, Any]) -> None:
+        write_whole(self.path / "run.json", json.dumps(facts, indent=2) + "\n")
 
     def append_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to ``metrics.csv``. A name that is new becomes a new column, empty in the rows before.
@@ -497,14 +499,13 @@ def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
     """
     named = given_path(path, "--resume")
     if path != "last" and not named.is_dir():
-        file = named
         try:
-            return file, read_checkpoint(file, "resume")["config"]
+            return named, read_checkpoint(named, "resume")["config"]
         except BadInput as error:
-            if RunFolder.going_on_from(file) is None or not file.is_file():
+            if RunFolder.going_on_from(named) is None or not named.is_file():
                 raise
             raise BadInput(
-                f"{error} --resume={file.parent.parent} goes on from the newest that can be read."
+                f"{error} --resume={named.parent.parent} goes on from the newest that can be read."
             ) from error
     folder = RunFolder.newest(log_dir) if path == "last" else RunFolder(named)
     place = folder.checkpoints if folder.checkpoints.is_dir() else folder.path
