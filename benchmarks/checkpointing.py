@@ -16,18 +16,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib
 import numpy as np
 import torch
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 from benchmarks import machine, peers
 from benchmarks.environment import ROOT
 from benchmarks.race import race
 from benchmarks.results_table import RESULTS
 from benchmarks.workloads import Workload, build
+from few_shot.figure_style import house_style, line_style, new_figure, readable_memory, readable_time, save
 from training.process import keep_freed_memory
 
 STEPS = (1, 5, 20, 50)
@@ -78,17 +75,18 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join(rows)
 
 
+@house_style()
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Time on the left, memory on the right."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    for panel, (quantity, scale, label) in zip(
-        panels, (("seconds", 1.0, "update, s"), ("bytes", 1e-6, "peak memory, MB")), strict=True
-    ):
-        for name, measured in found.items():
-            panel.plot(STEPS, [scale * value for value in measured[quantity]], "o-", label=name)
+    figure, panels = new_figure(1, 2)
+    shown = (("seconds", "time of an update", readable_time), ("bytes", "peak memory", readable_memory))
+    for panel, (quantity, label, text) in zip(panels.flat, shown, strict=True):
+        for number, (name, measured) in enumerate(found.items()):
+            panel.plot(STEPS, measured[quantity], label=name, **line_style(number))
         panel.set(xlabel="inner steps", ylabel=label, ylim=0)
-    panels[0].legend()
-    figure.savefig(path, dpi=120)
+        panel.yaxis.set_major_formatter(lambda value, _, text=text: text(value) if value else "0")
+    figure.legend(*panels.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(found))
+    save(figure, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
