@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.metrics import METRICS
+from few_shot.records import Damaged, read_table
 from few_shot.whole_files import write_whole
 
 #: An episode has diverged when its query loss is over this many times its own before adaptation.
@@ -108,13 +109,23 @@ def write_episodes(results: EpisodeResults, metric: str, path: Path) -> None:
 
 
 def read_episodes(path: Path) -> EpisodeResults:
-    """What :func:`write_episodes` has written."""
-    with path.open(newline="") as file:
-        _, *rows = csv.reader(file)
-    values = np.array([[float(value) for value in row[:4]] for row in rows])
-    steps = list(dict.fromkeys(values[:, 1].astype(int).tolist()))
-    index, _, loss, metric = values.reshape(-1, len(steps), 4).transpose(2, 0, 1)
-    return EpisodeResults(index[:, 0].astype(int), steps, loss, metric)
+    """What :func:`write_episodes` has written.
+
+    Raises:
+        Damaged: the file holds something else.
+    """
+    try:
+        rows = [list(row.values()) for row in read_table(path)]
+        numbers = np.array([[int(value) for value in row[:2]] for row in rows]).reshape(len(rows), 2)
+        values = np.array([[float(value) for value in row[2:4]] for row in rows]).reshape(len(rows), 2)
+        steps = list(dict.fromkeys(numbers[:, 1].tolist()))
+        index, in_order = numbers.reshape(-1, len(steps), 2).transpose(2, 0, 1)
+        loss, metric = values.reshape(-1, len(steps), 2).transpose(2, 0, 1)
+        if (index != index[:, :1]).any() or (in_order != steps).any():
+            raise ValueError("its episodes have not the same steps")
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
+        raise error if isinstance(error, Damaged) else Damaged(path, error) from error
+    return EpisodeResults(index[:, 0], steps, loss, metric)
 
 
 def table(summary: dict[str, Any]) -> str:

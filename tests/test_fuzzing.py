@@ -5,7 +5,15 @@ from fuzzing.bounded import fuzz
 from fuzzing.readers import READERS
 
 #: Fewer of those that take long for each.
-EXAMPLES = {"flags": 4, "checkpoints": 10, "paths": 12, "class folders": 20, "weights": 20, "safetensors": 20}
+EXAMPLES = {
+    "flags": 4,
+    "checkpoints": 10,
+    "paths": 12,
+    "class folders": 20,
+    "weights": 20,
+    "safetensors": 20,
+    "run records": 12,
+}
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -1,5 +1,8 @@
 """A run's checkpoints: written whole, the best by validation and the last; and the stop between two updates."""
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,39 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from few_shot.checkpoint import as_bytes
+from few_shot.errors import BadInput
+from few_shot.files import shortened
 from few_shot.private_parts import between_updates
 from few_shot.whole_files import write_whole
 from training import stopping
 from training.run_folder import RunFolder, make_folder, ranked
+
+
+class DamagedState(BadInput):
+    """A checkpoint from which a training cannot go on."""
+
+
+@contextmanager
+def refusing_a_damaged_state(path: str | None) -> Iterator[None]:
+    """Say which checkpoint it is whose state of the training cannot be restored in here.
+
+    Args:
+        path: the checkpoint that is resumed, or None.
+
+    Raises:
+        DamagedState: it cannot be restored.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        parts = [part.name for part in traceback.extract_tb(error.__traceback__)]
+        if path is None or isinstance(error, BadInput) or not any(part.startswith("restore_") for part in parts):
+            raise
+        why = f"{type(error).__name__}: {shortened(' '.join(str(error).split()))}"
+        raise DamagedState(
+            f"--resume={path} cannot be continued: its state of the training is damaged ({why}). "
+            "Name another checkpoint of the run."
+        ) from error
 
 
 class WholeCheckpoints(TorchCheckpointIO):

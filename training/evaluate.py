@@ -21,6 +21,7 @@ from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
 from training.devices import world_of
 from training.experiment import load_weights
+from training.out_of_memory import explained
 from training.process import set_up_process
 from training.run_folder import RunFolder, data_record, ensemble_of, make_folder, read_checkpoint
 from training.terminal import print_result
@@ -72,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if experiment.extra["output_dir"] is not None:
             output = RunFolder(given_path(experiment.extra["output_dir"], "output_dir"))
             make_folder(output.path, "output_dir")
-        found = test(trainer, lit_model, data, members=members, folder=output)
+        with explained(lit_model, data, world.size):
+            found = test(trainer, lit_model, data, members=members, folder=output)
         if output is None:
             print_result("The result is not kept in a file: --output_dir=FOLDER would do that.")
         else:

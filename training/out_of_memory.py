@@ -18,11 +18,11 @@ class OutOfMemory(RuntimeError):
 
 
 @contextmanager
-def explained(lit_model: Any, data: Any, tasks: int) -> Iterator[None]:
+def explained(lit_model: Any, data: Any, processes: int) -> Iterator[None]:
     """Explain in here that memory has run out. Nothing more is done with the algorithm then.
 
     Args:
-        tasks: tasks of an update in this process.
+        processes: how many share the tasks of an update.
 
     Raises:
         OutOfMemory: it has.
@@ -34,7 +34,7 @@ def explained(lit_model: Any, data: Any, tasks: int) -> Iterator[None]:
         what = "A smaller --batch_size needs less in a test."
         if lit_model.training:
             try:
-                what = advice(lit_model, data, tasks)
+                what = advice(lit_model, data, -(-data.batch_size // processes))
             except Exception:  # the estimate runs the algorithm, which may be the user's own, on a strange device
                 what = "--tasks_at_once=1, --checkpoint_inner_loop, --first_order and --precision=bf16 take less."
         raise OutOfMemory(f"{asked}. {what}") from error

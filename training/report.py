@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def report_of_one(folder: RunFolder) -> str:
     """The page of one run, from the files in its folder."""
     config, result = folder.config(), folder.result()
-    title = f"{algorithm_name(config)} on {config['data_class']}"
+    title = f"{algorithm_name(config)} on {config.get('data_class', 'unknown data')}"
     parts = [f"<p>{text(folder.path.absolute())}</p>"]
     parts.append(_section("Test", "<p>The run was not tested.</p>" if result is None else result_table(result)))
     pictures = [_figure(svg, caption) for name, caption in PICTURES.items() if (svg := folder.picture(name))]
@@ -128,7 +128,7 @@ def report_of_several(folders: Sequence[RunFolder]) -> str:
         parts.append(
             f"<details><summary>{text(name)}: command, cost, versions, settings</summary>{_record(folder)}</details>"
         )
-    return page(f"{len(folders)} runs on {configs[0]['data_class']}", "\n".join(parts), STYLE)
+    return page(f"{len(folders)} runs on {configs[0].get('data_class', 'unknown data')}", "\n".join(parts), STYLE)
 
 
 def _tests_on_the_same_episodes(
@@ -165,10 +165,11 @@ def _record(folder: RunFolder) -> str:
     cost = [
         ("outer updates", facts.get("updates", "–")),
         *((part, duration(value)) for part, value in seconds.items()),
-        ("device", facts["device"]),
-        ("threads", facts["threads"]),
+        ("device", facts.get("device", "–")),
+        ("threads", facts.get("threads", "–")),
     ]
-    versions = [("few_shot", facts.get("commit") or "no git"), ("python", facts["python"]), *facts["versions"].items()]
+    versions = [("few_shot", facts.get("commit") or "no git"), ("python", facts.get("python", "–"))]
+    versions += facts.get("versions", {}).items()
     config = [(key, "null" if value is None else value) for key, value in folder.config().items()]
     return "\n".join(
         [
@@ -181,7 +182,7 @@ def _record(folder: RunFolder) -> str:
 
 
 def _command(part: Mapping[str, Any]) -> str:
-    command = part["command"]
+    command = part.get("command", "–")
     return command if isinstance(command, str) else shlex.join(command)
 
 

@@ -24,11 +24,13 @@ import pytorch_lightning as pl
 from few_shot.data import ImageFolders
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.metrics import METRICS
-from training import out_of_memory, slurm
+from training import slurm
 from training.callbacks import RunRecord
+from training.checkpoints import DamagedState, refusing_a_damaged_state
 from training.command_line import clear_errors, parse
 from training.devices import device_name, end_launched, world_of
 from training.experiment import Experiment, load_weights
+from training.out_of_memory import explained
 from training.pictures_of_run import show_run
 from training.process import set_up_process
 from training.run_folder import RunFolder, check_resumable, data_record, ensemble_of, read_checkpoint
@@ -63,8 +65,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     data, lit_model = experiment.build(trained_on=data_record(before))
     if options.fast_dev_run:
         trainer = build_trainer(experiment, world, None, data.metric)
-        trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
-        return test(trainer, lit_model, data)
+        with explained(lit_model, data, world.size):
+            with refusing_a_damaged_state(options.resume):
+                trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+            return test(trainer, lit_model, data)
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
@@ -80,9 +84,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         )
         trainer = build_trainer(experiment, world, folder, data.metric, before.get("global_step"), record)
         try:
-            with out_of_memory.explained(lit_model, data, -(-data.batch_size // world.size)):
-                trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
-            return finish(experiment, trainer, lit_model, data, folder)
+            with explained(lit_model, data, world.size):
+                with refusing_a_damaged_state(options.resume):
+                    trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+                return finish(experiment, trainer, lit_model, data, folder)
         except Stopped as stop:
             if not stop.agreed:
                 end_launched(trainer)
@@ -111,6 +116,8 @@ def how_to_go_on(folder: RunFolder) -> Iterator[None]:
     """Add to whatever ends a run in here where its last checkpoint is, and the command that goes on from it."""
     try:
         yield
+    except DamagedState:
+        raise
     except TrainingDiverged as error:
         error.add_note(folder.where_it_stands())
         raise

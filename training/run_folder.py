@@ -25,6 +25,8 @@ from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults, read_episodes, write_episodes
 from few_shot.figure_style import save
 from few_shot.files import given_path
+from few_shot.metrics import METRICS
+from few_shot.records import Damaged, fits, read_figure, read_head, read_json, read_table
 from few_shot.whole_files import CannotWrite, remove_unfinished, sync, write_together, write_whole
 from training import slurm
 from training.settings import as_settings, read_settings
@@ -36,6 +38,29 @@ if TYPE_CHECKING:
 
 #: Hands the run's number from the process that started the run to those it launches.
 VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
+
+#: The forms of ``run.json`` and ``test_metrics.json``. The part of a run that is under way has no cost yet.
+FACTS: dict[str, Any] = {
+    "command": (str, [str], None),
+    "commit": (str, None),
+    "python": (str, None),
+    "versions": ({str: str}, None),
+    "device": (str, None),
+    "threads": (int, None),
+    "updates": (int, None),
+    "seconds": ({str: int}, None),
+    "finished": (bool, None),
+    "slurm_job": (str, None),
+}
+RESULT: dict[str, Any] = {
+    "metric": tuple(METRICS),
+    "episodes": int,
+    "per_step": [{"step": int, "mean": (float, int, None), "ci95": (float, int, None)}],
+    "mean": (float, int, None),
+    "diverged": int,
+    "transductive": bool,
+    "ensemble": ({"members": int, "mean": (float, int, None), "ci95": (float, int, None)}, None),
+}
 
 
 class RunFolder:
@@ -259,10 +284,7 @@ class RunFolder:
         if not rows or not is_first_process():
             return
         path = self.path / "metrics.csv"
-        columns: list[str] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                columns = next(csv.reader(file), [])
+        columns = read_head(path) if path.exists() else []
         new = list(dict.fromkeys(name for row in rows for name in row if name not in columns))
         if new:
             write_whole(path, _as_csv([*self._rows(), *rows], [*columns, *new]))
@@ -277,13 +299,13 @@ class RunFolder:
         """Have the disk keep what was logged so far, before a checkpoint is written that counts on it."""
         sync(self.path / "metrics.csv")
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self) -> list[dict[str, str]]:
+        """What was logged; each row has the number of its step."""
         path = self.path / "metrics.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            whole = [line for line in file if line.endswith("\n")]  # a kill may have torn the last one
-        return list(csv.DictReader(whole))
+        rows = read_table(path) if path.exists() else []
+        if not all(row.get("step", "").isdecimal() and len(row["step"]) < 20 for row in rows):
+            raise Damaged(path, "a row has no step")
+        return rows
 
     def write_results(self, summary: dict[str, Any], episodes: dict[str, EpisodeResults]) -> None:
         """Write a test's summary and, for each name in ``episodes``, ``<name>_episodes.csv``."""
@@ -314,11 +336,11 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """Command, commit, versions, device, updates and seconds; below ``resumed``, those of the part before.
 
-        They are empty where an older version, which did not write whole files, was killed in writing them.
+        They are empty where the file is damaged: they describe the run, and nothing that it does depends on them.
         """
         try:
-            return json.loads((self.path / "run.json").read_text())
-        except ValueError:
+            return read_json(self.path / "run.json", FACTS)
+        except Damaged:
             return {}
 
     @property
@@ -329,19 +351,19 @@ class RunFolder:
     def parts(self) -> list[dict[str, Any]]:
         """The facts of a run and of what it was resumed from, in the order in which they ran."""
         parts = [self.facts()]
-        while "resumed" in parts[0]:
-            parts.insert(0, parts[0]["resumed"])
+        while fits(before := parts[0].get("resumed"), FACTS):
+            parts.insert(0, before)
         return parts
 
     def result(self) -> dict[str, Any] | None:
         """The test's summary; None if there is none."""
         path = self.path / "test_metrics.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_json(path, RESULT) if path.is_file() else None
 
     def test_classes(self) -> list[str] | None:
         """The classes of the test; None where they are not on record, or there are no classes."""
         path = self.path / "data.json"
-        return json.loads(path.read_text()).get("classes", {}).get("test") if path.is_file() else None
+        return read_json(path, {"classes": {"test": [str]}})["classes"]["test"] if path.is_file() else None
 
     def episodes(self) -> EpisodeResults | None:
         """The test's result, episode by episode; None if there is none."""
@@ -351,7 +373,7 @@ class RunFolder:
     def picture(self, name: str) -> str | None:
         """A picture, as SVG; None if it was not drawn."""
         path = self.path / f"{name}.svg"
-        return path.read_text() if path.is_file() else None
+        return read_figure(path) if path.is_file() else None
 
     def kept(self) -> dict[int, Path]:
         """The checkpoints that the run kept, by their outer updates, the earliest first."""
@@ -379,7 +401,10 @@ class RunFolder:
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """What was logged under a name: pairs of outer updates and value; none if it was not logged."""
-        return [(_updates_seen(row), float(row[name])) for row in self._rows() if row.get(name)]
+        try:
+            return [(_updates_seen(row), float(row[name])) for row in self._rows() if row.get(name)]
+        except ValueError as error:
+            raise error if isinstance(error, Damaged) else Damaged(self.path / "metrics.csv", error) from error
 
 
 def _middles_and_counts(histogram: Any) -> NDArray:
@@ -480,10 +505,12 @@ def check_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
     Raises:
         BadInput: it is one.
     """
-    state: dict[str, type] = {"global_step": int, "optimizer_states": list, "lr_schedulers": list, "loops": dict}
-    state |= {"callbacks": dict, "pytorch-lightning_version": str}
-    if lacking := [key for key, kind in state.items() if not isinstance(checkpoint.get(key), kind)]:
-        raise BadInput(f"--resume={path} cannot be continued: it does not hold the state of a training ({lacking[0]}).")
+    state: dict[str, Any] = {"global_step": int, "optimizer_states": [dict], "lr_schedulers": [dict], "loops": dict}
+    state |= {"callbacks": {str: dict}, "pytorch-lightning_version": str}
+    lacking = [key for key, form in state.items() if not fits(checkpoint.get(key), form)]
+    if lacking or not checkpoint["optimizer_states"]:
+        what = (lacking or ["optimizer_states"])[0]
+        raise BadInput(f"--resume={path} cannot be continued: it does not hold the state of a training ({what}).")
 
 
 def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:

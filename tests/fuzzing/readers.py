@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot
 import numpy as np
 import torch
 from hypothesis import strategies as st
@@ -31,14 +32,17 @@ from fuzzing.valid_files import (
     npy,
     pickles_of,
     pictures,
+    record,
     saved,
     with_data,
     write_checkpoint,
 )
 from training.command_line import clear_errors, parse, parse_options
 from training.picture_lists import labelled_pictures, listed_pictures
+from training.pictures import draw_curves
 from training.predict import LabelOptions
-from training.run_folder import read_checkpoint
+from training.report import report_of_one, report_of_several
+from training.run_folder import RunFolder, read_checkpoint
 from training.settings import read_settings
 
 
@@ -211,6 +215,33 @@ def drive_config(folder, data):
     read_settings(_written(folder, data), "x")
 
 
+@st.composite
+def records(draw):
+    """A run's record in which up to three files are damaged."""
+    files = dict(record())
+    for name in draw(st.lists(st.sampled_from(sorted(files)), max_size=3, unique=True)):
+        files[name] = draw(mutated([files[name]]))
+        if name.endswith(".json") and draw(st.booleans()):
+            files[name] = json.dumps(draw(changed(json.loads(record()[name]))), default=repr).encode()
+    return files
+
+
+def drive_record(folder, files):
+    for name, data in files.items():
+        _written(folder, data, name)
+    run = RunFolder(folder)
+    reads = [lambda: report_of_one(run), lambda: report_of_several([run, run]), lambda: draw_curves(run)]
+    reads += [lambda: run.append_metrics([{"step": 9, "new": 1}]), lambda: run.add_cost(3, training=1.0)]
+    reads += [lambda: run.record({}, "a device", {"global_step": 2, "callbacks": {}}), run.finish]
+    for read in reads:
+        try:
+            read()
+        except BadInput:
+            continue
+        finally:
+            matplotlib.pyplot.close("all")
+
+
 FLAGS = ["data_class", "model_class", "lit_model_class", "loss", "config", "resume", "data_dir", "gpus", "batch_size"]
 FLAGS += [
     "episode_classes",
@@ -341,6 +372,7 @@ READERS = {
         | mutated([data_of(saved("zip"))]).map(lambda data: with_data(saved("zip"), data)),
         drive_weights,
     ),
+    "run records": Reader(records(), drive_record),
     "flags": Reader(flags, drive_flags),
     "paths": Reader(st.text() | SCALARS.filter(lambda x: isinstance(x, str)), drive_paths),
     "samples": Reader(st.tuples(ARRAYS, ARRAYS), drive_samples),

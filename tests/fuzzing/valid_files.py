@@ -1,5 +1,6 @@
 """A small valid file of every kind that is read."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -18,6 +19,7 @@ from few_shot import ProtoNet
 from few_shot.checkpoint import describe
 from few_shot.data.pictures import preprocessing
 from few_shot.models import Conv4
+from training import run_experiment
 
 
 def written(write, *args, **kwargs):
@@ -187,3 +189,16 @@ def with_data(archive, data):
         for name in old.namelist():
             new.writestr(name, data if name.endswith("data.pkl") else old.read(name))
     return file.getvalue()
+
+
+@cache
+def record():
+    """The files of a run's record that are read, by name."""
+    flags = ["--data_class=Sinusoid", "--gpus=0", "--width=2", "--max_steps=4", "--val_check_interval=2"]
+    flags += ["--batch_size=2", "--val_episodes=2", "--test_episodes=3"]
+    with tempfile.TemporaryDirectory() as log_dir:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            run_experiment.main([*flags, f"--log_dir={log_dir}"])
+        names = ("config.yaml", "run.json", "metrics.csv", "test_metrics.json", "test_episodes.csv", "curves.svg")
+        files = {name: (Path(log_dir) / "Sinusoid-LitMAML" / "version_0" / name).read_bytes() for name in names}
+    return files | {"data.json": json.dumps({"classes": {"test": ["a"]}}).encode()}

@@ -216,6 +216,44 @@ def test_a_resume_that_finds_the_disk_full_leaves_every_file_as_it_was(folder, m
     assert content(folder) == before
 
 
+def damaged(change):
+    def damage(folder):
+        content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        change(content)
+        torch.save(content, folder / "checkpoints" / "last.ckpt")
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (damaged(lambda c: c.update(loops={})), "its state of the training is damaged"),
+        (damaged(lambda c: c["loops"].update(fit_loop={"state_dict": 3})), "its state of the training is damaged"),
+        (damaged(lambda c: c["optimizer_states"].clear()), "does not hold the state of a training (optimizer_states)"),
+        (damaged(lambda c: c["optimizer_states"][0].pop("param_groups")), "its state of the training is damaged"),
+        (damaged(lambda c: c["optimizer_states"][0]["param_groups"][0]["params"].pop()), "its state of the training"),
+        (damaged(lambda c: c.update(lr_schedulers=["x"])), "does not hold the state of a training (lr_schedulers)"),
+        (damaged(lambda c: c.update(callbacks={"LastCheckpoint": 3})), "does not hold the state of a training"),
+        (lambda folder: (folder / "metrics.csv").write_bytes(b"step,x\r\n\xff,1\r\n"), "metrics.csv is damaged"),
+        (
+            lambda folder: (folder / "metrics.csv").write_text("a,b\n1,2\n"),
+            "metrics.csv is damaged (a row has no step)",
+        ),
+    ],
+)
+def test_a_resume_from_what_is_damaged_is_one_sentence_and_changes_nothing(folder, damage, reason, capsys):
+    damage(folder)
+    before = content(folder)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        resume(folder / "checkpoints" / "last.ckpt", "--max_steps=6")
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    (said,) = [line for line in lines if line.strip() and "/s" not in line]
+    assert exit_.value.code == 2 and reason in said
+    assert content(folder) == before
+
+
 def test_there_is_nothing_to_resume(tmp_path, capsys):
     (tmp_path / RUN).mkdir(parents=True)
     for flags, said in (

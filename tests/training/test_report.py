@@ -154,7 +154,7 @@ def test_a_picture_that_fails_is_a_sentence_and_the_run_ends_well(maml_and_joint
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     pictures_of_run.show_run(None, NoCurve(), copy, [], 0)
     assert capsys.readouterr().err.count("pip install matplotlib") == 1
-    (copy.path / "run.json").write_text("{")
+    (copy.path / "test_metrics.json").write_text("{")
     pictures_of_run.show_run(None, NoCurve(), copy, [], 0)
     assert "This run goes without the report" in capsys.readouterr().err
 
