@@ -25,8 +25,8 @@ __all__ = [
     "is_listened_to",
     "keep_buffers_apart",
     "leave_stopping_to_others",
-    "stop_killing_in_silence",
     "storage_of",
+    "take_over_launched_processes",
     "trace_gradients",
     "with_free_size",
 ]
@@ -96,15 +96,17 @@ def do_not_look_for_a_driver_again() -> None:
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
-def stop_killing_in_silence() -> None:
-    """Stop Lightning's watch over the processes that it has launched.
+def take_over_launched_processes() -> list[Any]:
+    """The processes that Lightning has launched, as ``subprocess.Popen``; it no longer watches over them.
 
     Correctness: five seconds after one has ended with an error, it kills all others, and says nothing. Whoever calls
     this watches them, and says who is gone.
     """
+    found: list[Any] = []
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
-            thread._child_processes = []  # type: ignore[attr-defined]
+            found, thread._child_processes = thread._child_processes, []  # type: ignore[attr-defined]
+    return found
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -217,7 +217,8 @@ def test_lightning_kills_the_other_processes_when_one_has_ended_unless_told_not_
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(threading, "enumerate", lambda threads=threads: threads)
             if quiet:
-                private_parts.stop_killing_in_silence()
+                (taken,) = private_parts.take_over_launched_processes()
+                assert isinstance(taken, Ended)
         observer.run()
         assert bool(killed) is not quiet
 

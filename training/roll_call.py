@@ -10,11 +10,13 @@ import contextlib
 import functools
 import os
 import selectors
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.lit_models.processes import gather
-from few_shot.private_parts import stop_killing_in_silence
+from few_shot.private_parts import take_over_launched_processes
 
 #: Last words of a process that has done its work.
 BYE = "bye"
@@ -148,6 +150,39 @@ def _close_the_process_group_at_exit() -> None:
     atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
 
 
+@contextmanager
+def _waiting_for(launched: Sequence[Any], note: Callable[[], str]) -> Iterator[None]:
+    """End this process, with a sentence, if one that it has launched ends in here, before there is a roll call.
+
+    Args:
+        launched: the processes, as ``subprocess.Popen``, in the order of their ranks.
+        note: a sentence to add.
+    """
+    all_there = threading.Event()
+
+    def watch() -> None:
+        while not all_there.wait(0.2):
+            if (gone := next((i for i, process in enumerate(launched) if process.poll()), None)) is None:
+                continue
+            if launched[gone].returncode > 0 and all_there.wait(GRACE):  # this one fails alike, and says why
+                return
+            how = _how_it_ended(launched[gone].returncode)
+            print(f"\nProcess {gone + 2} of this machine is gone: {how} {note()}", file=sys.stderr, flush=True)
+            for process in launched:
+                process.kill()
+            os._exit(1)  # the main thread waits for it, which nothing interrupts
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        all_there.set()
+
+
+def _how_it_ended(status: int) -> str:
+    return f"it ended with status {status}." if status > 0 else f"it was killed ({signal.Signals(-status).name})."
+
+
 class WatchedDDP(DDPStrategy):
     """Data parallelism whose processes notice when one of them is gone.
 
@@ -162,10 +197,10 @@ class WatchedDDP(DDPStrategy):
         self._roll_call: RollCall | None = None
 
     def setup_environment(self) -> None:
-        super().setup_environment()
-        _close_the_process_group_at_exit()
-        self._roll_call = RollCall(self._note)
-        stop_killing_in_silence()
+        with _waiting_for(take_over_launched_processes(), self._note):
+            super().setup_environment()
+            _close_the_process_group_at_exit()
+            self._roll_call = RollCall(self._note)
 
     def on_exception(self, exception: BaseException) -> None:
         super().on_exception(exception)

@@ -350,7 +350,7 @@ class RunFolder:
 
     def parts(self) -> list[dict[str, Any]]:
         """The facts of a run and of what it was resumed from, in the order in which they ran."""
-        parts = [self.facts()]
+        parts: list[Any] = [self.facts()]
         while fits(before := parts[0].get("resumed"), FACTS):
             parts.insert(0, before)
         return parts

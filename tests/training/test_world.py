@@ -148,6 +148,27 @@ def test_a_killed_process_ends_the_others_with_a_sentence(tmp_path):
     torch.load(last, weights_only=True)
 
 
+@pytest.mark.slow
+def test_a_process_that_is_gone_before_the_others_have_found_it(tmp_path):
+    """The second process ends where it would join the first, which waits for it by then."""
+    (tmp_path / "own.py").write_text(
+        "import os\nfrom few_shot.models import SinusoidMLP\n\n"
+        "class Gone(SinusoidMLP):\n    if os.environ.get('LOCAL_RANK') == '1':\n        os.kill(os.getpid(), 9)\n"
+    )
+    command = [sys.executable, ROOT / "training" / "run_experiment.py", "--data_class=Sinusoid"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "--model_class=own.Gone", "--num_processes=2", "--gpus=0", f"--log_dir={tmp_path}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 1
+    assert "Process 2 of this machine is gone: it was killed (SIGKILL). There is no checkpoint yet." in done.stderr
+
+
 def until(condition):
     deadline = time.monotonic() + 120
     while not condition():
