@@ -17,7 +17,7 @@ from few_shot.errors import BadInput, at_least
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.without_head import LitWithoutHead
 from few_shot.metrics import METRICS
-from few_shot.onnx.check import DRAWS, TOLERANCE, Episode, Judge, draw
+from few_shot.onnx.check import DRAWS, TOLERANCE, Episode, Judge, check_network, draw
 from few_shot.samples import Inputs, input_shape_of
 
 #: The version of ``export.json``.
@@ -55,7 +55,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
     ``export.json``         the task, sizes, preprocessing, rates, versions, what was checked
     ======================= ==========================================================================================
 
-    The graph runs in onnxruntime first. Unless its predictions are PyTorch's, nothing is written.
+    The graphs run in onnxruntime first. Unless they compute what PyTorch does, nothing is written.
 
     Args:
         lit_model: the learner; it stays as it is.
@@ -88,8 +88,10 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
             graph.save(new / ADAPT, external_data=False)
             network.save(new / MODEL, external_data=False)
             save_weights(learner, new)
+            episodes = _episodes(shape, adaptation.outputs, of_classes)
+            check_network(learner, new / MODEL, episodes[0][0].query_x)
             judge = Judge(learner, steps, new / ADAPT, adaptation.rate)
-            checked = [judge.check(episodes) for episodes in _episodes(shape, adaptation.outputs, of_classes)]
+            checked = [judge.check(draws) for draws in episodes]
             (new / EXAMPLE).write_bytes(save(checked[0].tensors))
             facts = {
                 "format_version": FORMAT,

@@ -171,6 +171,15 @@ def test_a_graph_that_computes_something_else_is_not_written(sine, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+def test_a_network_that_computes_something_else_is_not_written(tmp_path):
+    learner = MAML(conv4(), **CLASSES)
+    folder = learner.export(tmp_path / "export", steps=0).folder
+    x = torch.rand(3, *SHAPE)
+    check.check_network(learner.lit_model.eval(), folder / "model.onnx", x)
+    with pytest.raises(BadInput, match=r"Conv4 is not exported: .* differ from PyTorch's by"):
+        check.check_network(MAML(conv4(activation="leaky_relu"), **CLASSES).lit_model, folder / "model.onnx", x)
+
+
 def test_a_folder_of_something_else_is_left_alone(sine, tmp_path):
     (tmp_path / "thesis.tex").write_text("two years of work")
     with pytest.raises(BadInput, match="is no export that could be replaced"):

@@ -67,11 +67,7 @@ class Judge:
     """
 
     def __init__(self, learner: LitMetaLearner, steps: int, graph: Path, inner_lr: float | None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(graph, options)
+        self.session = _session(graph)
         self.exact = copy.deepcopy(learner).double()  # so that one side alone rounds
         self.steps, self.inner_lr = steps, inner_lr
 
@@ -84,8 +80,7 @@ class Judge:
         least = float("inf")
         for episode in draws:
             wanted = self.of_pytorch(episode)
-            found = self.of_graph(episode)
-            difference = float((np.abs(found - wanted) / np.maximum(1, np.abs(wanted))).max())
+            difference = _difference(self.of_graph(episode), wanted)
             if difference <= TOLERANCE:  # false for NaN too
                 tensors = {name: torch.from_numpy(x) for name, x in self.feed(episode).items()}
                 tensors["predictions"] = torch.from_numpy(wanted.astype(np.float32))
@@ -131,6 +126,41 @@ class Judge:
             self.of_graph(episode)
             seconds.append(time.perf_counter() - started)
         return 1000 * statistics.median(seconds)
+
+
+def check_network(learner: LitMetaLearner, graph: Path, x: Tensor) -> None:
+    """See to it that the graph of a learner's network computes what the network does.
+
+    Args:
+        learner: the learner.
+        graph: the file of its network's graph.
+        x: inputs ``[n, ...]``.
+
+    Raises:
+        BadInput: it computes something else.
+    """
+    weights = {name: w.numpy() for name, w in learner.state_dict().items() if name.startswith("model.")}
+    with torch.no_grad():
+        wanted = copy.deepcopy(learner).double()(x.double()).numpy()
+    difference = _difference(_session(graph).run(None, {**weights, "x": x.numpy()})[0], wanted)
+    if not difference <= TOLERANCE:
+        raise BadInput(
+            f"{type(learner.model).__name__} is not exported: the outputs of the network's graph differ from PyTorch's "
+            f"by {difference:.1e}, and {TOLERANCE:.0e} is allowed."
+        )
+
+
+def _session(graph: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options)
+
+
+def _difference(found: NDArray, wanted: NDArray) -> float:
+    """The largest difference; of a number above 1, as a part of it."""
+    return float((np.abs(found - wanted) / np.maximum(1, np.abs(wanted))).max())
 
 
 def draw(seed: int, shape: Sequence[int], shots: Sequence[int] | int, outputs: int, queries: int) -> Episode:
