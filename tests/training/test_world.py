@@ -1,8 +1,10 @@
 """However its processes were started, a run is one run: the same tasks, gradients, numbers, and one folder."""
 
+import contextlib
 import csv
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -30,13 +32,19 @@ OF_CLASSES = ["LitProtoMAML", "LitProtoNet"]
 NORM = ["--model_class=helpers.BatchNormMLP", "--outer_lr=0.001"]
 
 
+def free_port():
+    """One below those that the system hands out, so that no connection has it before the launcher does."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
+
+
 @contextmanager
 def two_nodes(command, log_dir):
     """Torchrun with two processes, started twice, as on two nodes; the launchers, and the files of what they print."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    place = ["--nnodes=2", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    place = ["--nnodes=2", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     said = [log_dir / f"node{node}.txt" for node in (0, 1)]
     nodes = []
