@@ -114,8 +114,8 @@ def read_episodes(path: Path) -> EpisodeResults:
     Raises:
         Damaged: the file holds something else.
     """
+    rows = [list(row.values()) for row in read_table(path)]
     try:
-        rows = [list(row.values()) for row in read_table(path)]
         numbers = np.array([[int(value) for value in row[:2]] for row in rows]).reshape(len(rows), 2)
         values = np.array([[float(value) for value in row[2:4]] for row in rows]).reshape(len(rows), 2)
         steps = list(dict.fromkeys(numbers[:, 1].tolist()))
@@ -124,7 +124,7 @@ def read_episodes(path: Path) -> EpisodeResults:
         if (index != index[:, :1]).any() or (in_order != steps).any():
             raise ValueError("its episodes have not the same steps")
     except (ValueError, OverflowError, ZeroDivisionError) as error:
-        raise error if isinstance(error, Damaged) else Damaged(path, error) from error
+        raise Damaged(path, error) from error
     return EpisodeResults(index[:, 0], steps, loss, metric)
 
 

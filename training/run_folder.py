@@ -401,10 +401,11 @@ class RunFolder:
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """What was logged under a name: pairs of outer updates and value; none if it was not logged."""
+        rows = self._rows()
         try:
-            return [(_updates_seen(row), float(row[name])) for row in self._rows() if row.get(name)]
+            return [(_updates_seen(row), float(row[name])) for row in rows if row.get(name)]
         except ValueError as error:
-            raise error if isinstance(error, Damaged) else Damaged(self.path / "metrics.csv", error) from error
+            raise Damaged(self.path / "metrics.csv", error) from error
 
 
 def _middles_and_counts(histogram: Any) -> NDArray:
