@@ -111,7 +111,7 @@ class Training:
             shutil.rmtree(self.run)
         temporary = self.folder / "tmp"  # on one file system with the checkpoints
         temporary.mkdir(exist_ok=True)
-        environment = os.environ | {"OMP_WAIT_POLICY": "passive", "TMPDIR": str(temporary), "PYTHONPATH": ""}
+        environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": ""}
         with (self.folder / "output.txt").open("a") as output:
             return run_nicely(
                 [sys.executable, "training/run_experiment.py", *flags], self.nice, code, environment, output
@@ -203,7 +203,7 @@ def run_nicely(
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=environment,
+        env=environment | {"OMP_WAIT_POLICY": "passive"},  # a thread that spins keeps others from the core it waits for
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
