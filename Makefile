@@ -83,7 +83,7 @@ web/node_modules: web/package-lock.json
 # The page's models are exported again when their weights or the export have changed.
 web/public/models: web/models.py $(wildcard few_shot/export.py few_shot/onnx/*.py \
 		benchmarks/results/sinusoid_10shot/weights.safetensors \
-		benchmarks/results/omniglot_5way_1shot_quick/weights.safetensors) | $(STAMP)
+		benchmarks/results/omniglot_5way_1shot_15query/weights.safetensors) | $(STAMP)
 	.venv/bin/python web/models.py
 	@touch $@
 

@@ -145,7 +145,7 @@ def task(shown, channels=3):
 def test_drawings_are_told_apart_as_in_pytorch(seen, state):
     shown = seen["scans"] if state == "scans" else seen["draw"][state]
     x, labels, query = task(shown, channels=1)
-    learner = load(RESULTS / "omniglot_5way_1shot_quick")
+    learner = load(RESULTS / "omniglot_5way_1shot_15query")
     for column, steps in ((1, 0), (2, learner.test_inner_loop_steps)):
         expected = learner.adapt(x, labels, steps=steps).predict_proba(query)[0]
         np.testing.assert_allclose([row[column] for row in shown["probabilities"]], expected, atol=1e-3)
@@ -178,7 +178,7 @@ def test_a_drawing_looks_as_one_of_omniglot(seen):
 
 
 def test_pictures_are_read_as_in_training(seen, pictures, own):
-    learner = load(RESULTS / "omniglot_5way_1shot_quick")
+    learner = load(RESULTS / "omniglot_5way_1shot_15query")
     scans = [p for of_class in seen["scans"]["classes"] for p in of_class] + seen["scans"]["asked"]
     for shown, path in zip(scans, pictures, strict=True):
         np.testing.assert_array_equal(pixels(shown)[:1], read_pictures(path, learner.inputs.how)[0])

@@ -15,7 +15,7 @@ from few_shot.learner import Learner
 
 WEB = Path(__file__).resolve().parent
 RESULTS = WEB.parent / "benchmarks" / "results"
-SINUSOID, OMNIGLOT = RESULTS / "sinusoid_10shot", RESULTS / "omniglot_5way_1shot_quick"
+SINUSOID, OMNIGLOT = RESULTS / "sinusoid_10shot", RESULTS / "omniglot_5way_1shot_15query"
 
 
 def untrained(learner: Learner) -> Learner:
