@@ -2,6 +2,7 @@
 
 import os
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ __all__ = [
     "BatchNorm",
     "NormBase",
     "between_updates",
+    "came_from_restoring",
     "compiler_pass",
     "correct_update_count",
     "do_not_look_for_a_driver_again",
@@ -107,6 +109,14 @@ def take_over_launched_processes() -> list[Any]:
         if thread.name == "child-process-observer":
             found, thread._child_processes = thread._child_processes, []  # type: ignore[attr-defined]
     return found
+
+
+def came_from_restoring(error: BaseException) -> bool:
+    """Whether an error was raised while a Lightning Trainer restored a checkpoint.
+
+    Correctness: Lightning raises whatever the damage leads to, of no type of its own. Its functions' names tell.
+    """
+    return any(part.name.startswith("restore_") for part in traceback.extract_tb(error.__traceback__))
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -223,6 +223,20 @@ def test_lightning_kills_the_other_processes_when_one_has_ended_unless_told_not_
         assert bool(killed) is not quiet
 
 
+def test_an_error_in_restoring_is_told_from_others(tmp_path):
+    trainer = bare_trainer(max_steps=1)
+    trainer.fit(BoringModel())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    torch.save(content | {"loops": {"fit_loop": 3}}, tmp_path / "x.ckpt")
+    with pytest.raises(AttributeError) as in_restoring:
+        bare_trainer(max_steps=2).fit(BoringModel(), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+    assert private_parts.came_from_restoring(in_restoring.value)
+    with pytest.raises(TypeError) as elsewhere:
+        len(3)
+    assert not private_parts.came_from_restoring(elsewhere.value)
+
+
 class Ended:
     """A process that has failed."""
 

@@ -1,6 +1,5 @@
 """A run's checkpoints: written whole, the best by validation and the last; and the stop between two updates."""
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from few_shot.checkpoint import as_bytes
 from few_shot.errors import BadInput
 from few_shot.files import shortened
-from few_shot.private_parts import between_updates
+from few_shot.private_parts import between_updates, came_from_restoring
 from few_shot.whole_files import write_whole
 from training import stopping
 from training.run_folder import RunFolder, make_folder, ranked
@@ -38,8 +37,7 @@ def refusing_a_damaged_state(path: str | None) -> Iterator[None]:
     try:
         yield
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        parts = [part.name for part in traceback.extract_tb(error.__traceback__)]
-        if path is None or isinstance(error, BadInput) or not any(part.startswith("restore_") for part in parts):
+        if path is None or isinstance(error, BadInput) or not came_from_restoring(error):
             raise
         why = f"{type(error).__name__}: {shortened(' '.join(str(error).split()))}"
         raise DamagedState(

@@ -172,7 +172,8 @@ def _waiting_for(launched: Sequence[Any], note: Callable[[], str]) -> Iterator[N
                 process.kill()
             os._exit(1)  # the main thread waits for it, which nothing interrupts
 
-    threading.Thread(target=watch, daemon=True).start()
+    if launched:
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:

@@ -66,8 +66,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
     if options.fast_dev_run:
         trainer = build_trainer(experiment, world, None, data.metric)
         with explained(lit_model, data, world.size):
-            with refusing_a_damaged_state(options.resume):
-                trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+            fit(trainer, lit_model, data, options.resume)
             return test(trainer, lit_model, data)
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
@@ -85,8 +84,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         trainer = build_trainer(experiment, world, folder, data.metric, before.get("global_step"), record)
         try:
             with explained(lit_model, data, world.size):
-                with refusing_a_damaged_state(options.resume):
-                    trainer.fit(lit_model, datamodule=data, ckpt_path=options.resume, weights_only=True)
+                fit(trainer, lit_model, data, options.resume)
                 return finish(experiment, trainer, lit_model, data, folder)
         except Stopped as stop:
             if not stop.agreed:
@@ -94,6 +92,12 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
             if slurm.job() and stop.signum == signal.SIGUSR1 and trainer.is_global_zero:
                 stop.add_note(slurm.requeue())
             raise
+
+
+def fit(trainer: pl.Trainer, lit_model: Any, data: Any, resume: str | None) -> None:
+    """Train, from a checkpoint on if there is one."""
+    with refusing_a_damaged_state(resume):
+        trainer.fit(lit_model, datamodule=data, ckpt_path=resume, weights_only=True)
 
 
 def trains_no_more(experiment: Experiment, before: dict[str, Any]) -> str | None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 #: Hands the run's number from the process that started the run to those it launches.
 VERSION_VARIABLE = "FEW_SHOT_RUN_VERSION"
 
+#: A result, which is undefined where too few episodes count.
+NUMBER = (float, int, None)
 #: The forms of ``run.json`` and ``test_metrics.json``. The part of a run that is under way has no cost yet.
 FACTS: dict[str, Any] = {
     "command": (str, [str], None),
@@ -55,11 +57,11 @@ FACTS: dict[str, Any] = {
 RESULT: dict[str, Any] = {
     "metric": tuple(METRICS),
     "episodes": int,
-    "per_step": [{"step": int, "mean": (float, int, None), "ci95": (float, int, None)}],
-    "mean": (float, int, None),
+    "per_step": [{"step": int, "mean": NUMBER, "ci95": NUMBER}],
+    "mean": NUMBER,
     "diverged": int,
     "transductive": bool,
-    "ensemble": ({"members": int, "mean": (float, int, None), "ci95": (float, int, None)}, None),
+    "ensemble": ({"members": int, "mean": NUMBER, "ci95": NUMBER}, None),
 }
 
 
