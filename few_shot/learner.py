@@ -87,6 +87,7 @@ class Learner:
         outer_lr: its learning rate.
         outer_schedule: keep the outer rate, or let it fall to zero along a cosine.
         tasks_at_once: tasks in memory at the same time; None for as many as is fast.
+        fast_path: whether a chain of common layers computes its tasks folded into channels.
         weight_decay: penalty on the squared weights in the outer loop.
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
@@ -103,6 +104,7 @@ class Learner:
     outer_lr: float = 1e-3
     outer_schedule: Literal["constant", "cosine"] = "constant"
     tasks_at_once: int | None = None
+    fast_path: bool = True
     weight_decay: float = 0.0
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
@@ -251,7 +253,6 @@ class _InnerLoop(Learner):
         test_inner_loop_steps: inner steps in :meth:`score` and :meth:`adapt`, unless they are told otherwise.
         adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too.
         inner_optimizer: the rule of an inner step.
-        fast_path: whether a chain of common layers computes its tasks folded into channels.
     """
 
     _: KW_ONLY
@@ -259,7 +260,6 @@ class _InnerLoop(Learner):
     test_inner_loop_steps: int = 10
     adapt_norm: bool = True
     inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
-    fast_path: bool = True
 
 
 @dataclass(eq=False)

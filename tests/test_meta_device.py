@@ -4,8 +4,6 @@ It takes the branches that a GPU takes. A tensor that is made on another device 
 would make a GPU wait: ``.item()``, a copy to the host, a shape that depends on numbers.
 """
 
-import inspect
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -101,7 +99,7 @@ RUNS = [
     (name, model, fast_path)
     for name in algorithms.__all__
     for model, fast_path in (("MLP", True), ("Conv4", True), ("Conv4", False))
-    if not (model == "MLP" and name in OF_CLASSES) and not (name == "LitProtoNet" and not fast_path)
+    if not (model == "MLP" and name in OF_CLASSES)
 ]
 RUNS += [(name, "ResNet12", True) for name in ("LitMAML", "LitMAMLPlusPlus", "LitProtoNet")]
 
@@ -109,11 +107,9 @@ RUNS += [(name, "ResNet12", True) for name in ("LitMAML", "LitMAMLPlusPlus", "Li
 @pytest.mark.parametrize(("name", "model", "fast_path"), RUNS)
 def test_outer_step_evaluation_and_augmentation(name, model, fast_path, images, seen):
     lit_class = getattr(algorithms, name)
-    takes_fast_path = "LitMAML" in {cls.__name__ for cls in inspect.getmro(lit_class)}
-    arguments = {"fast_path": fast_path, "test_inner_loop_steps": 1} if takes_fast_path else {}
-    if takes_fast_path and "inner_loop_steps" not in lit_class.unused:
-        arguments["inner_loop_steps"] = 2
-    lit_model = lit_class(MODELS[model](), **arguments)
+    steps = {"test_inner_loop_steps": 1, "inner_loop_steps": 2} if issubclass(lit_class, algorithms.LitMAML) else {}
+    steps = {name: value for name, value in steps.items() if name not in lit_class.unused}
+    lit_model = lit_class(MODELS[model](), fast_path=fast_path, **steps)
     run(lit_model, Sinusoid() if model == "MLP" else images)
     trained = name != "LitRandom"
     assert seen["checks"] == (1 if trained else 0)

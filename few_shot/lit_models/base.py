@@ -1,6 +1,7 @@
 """What every algorithm shares: the outer update, and what an algorithm answers."""
 
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +14,7 @@ from few_shot.checkpoint import data_module, describe, describe_data, load_learn
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
+from few_shot.fast_path.folded import Layer, assemble
 from few_shot.lit_models.compiled_step import CompiledStep
 from few_shot.lit_models.divergence import stop_unless_finite
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
@@ -46,6 +48,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         outer_schedule: keep the outer rate, or let it fall to zero along a cosine over the training.
         tasks_at_once: tasks whose graphs are in memory at the same time in training. None is all of them; on the CPU,
             as many as have 5 million input values, because larger chunks cost memory and save no time.
+        fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
+            model, or off, is vectorised by vmap, to the same result.
         weight_decay: L2 penalty on the model's weights in the outer optimiser (decoupled in adamw).
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
@@ -67,6 +71,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         outer_lr: float = 1e-3,
         outer_schedule: Literal["constant", "cosine"] = "constant",
         tasks_at_once: int | None = None,
+        fast_path: bool = True,
         weight_decay: float = 0.0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
@@ -86,6 +91,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self.outer_lr = outer_lr
         self.outer_schedule = outer_schedule
         self.tasks_at_once = None if tasks_at_once is None else at_least(1, tasks_at_once, "tasks_at_once")
+        self.fast_path = fast_path
         self.weight_decay = weight_decay
         self.gradient_clip_val = gradient_clip_val
         self.gradient_clip_algorithm = gradient_clip_algorithm
@@ -132,6 +138,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
         """Why a batch's step should not be compiled although asked for; None where it should."""
+        if batch.support_x.device.type == "cpu" and self.folds_convolutions:
+            return "on the CPU the fast path of a convolutional network is faster than compiled code"
         return None if self.combines_by_mean else "compiled code knows the gradient of the mean loss alone"
 
     # What it is asked.
@@ -156,6 +164,16 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         """What a checkpoint says of the data of the training: how pictures are prepared, the classes; None before."""
         return self._data_facts
 
+    @cached_property
+    def folded_layers(self) -> list[Layer] | None:
+        """The model's fast path, if it has one."""
+        return assemble(self.model) if self.fast_path else None
+
+    @cached_property
+    def folds_convolutions(self) -> bool:
+        """Whether the model is convolutional and has a fast path."""
+        return self.folded_layers is not None and any(isinstance(m, nn.Conv2d) for m in self.model.modules())
+
     @property
     def combines_by_mean(self) -> bool:
         """Whether the loss of a meta-batch is the mean of its tasks' losses."""
@@ -176,7 +194,11 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         return self.model(x)
 
     def compile_outer_step(self) -> None:
-        """Compile :meth:`outer_scores` and its gradient for training, when they are first called."""
+        """Compile :meth:`outer_scores` and its gradient for training, when they are first called.
+
+        What cannot be compiled runs as it is.
+        """
+        _ = self.folded_layers  # found now, for the search cannot be compiled
         self._compiled = CompiledStep(self.outer_scores, self.parameters(), self.reason_not_to_compile)
 
     def training_scores(self, batch: EpisodeBatch) -> TaskScores:

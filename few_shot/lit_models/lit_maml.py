@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
 from itertools import islice
 from typing import Literal
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from few_shot.adaptation import Predict, inner_loop, norm_parameters, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
-from few_shot.fast_path.folded import Layer, assemble, folded_predictor, split
+from few_shot.fast_path.folded import folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.adapted_model import first_outputs, with_weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
@@ -33,8 +32,6 @@ class LitMAML(LitMetaLearner):
         checkpoint_inner_loop: whether the backward pass computes the inner steps again, one by one, instead of keeping
             them all: less memory where there are many steps, and more time. It changes nothing where no inner gradient
             is kept anyway: with first_order, and where the fast path computes a trained body once for all steps (ANIL).
-        fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
-            model, or off, is vectorised by vmap, to the same result.
     """
 
     def __init__(
@@ -46,7 +43,6 @@ class LitMAML(LitMetaLearner):
         adapt_norm: bool = True,
         inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd",
         checkpoint_inner_loop: bool = False,
-        fast_path: bool = True,
         **outer,
     ) -> None:
         super().__init__(model, **outer)
@@ -57,29 +53,11 @@ class LitMAML(LitMetaLearner):
         self.adapt_norm = adapt_norm
         self.inner_optimizer = INNER_OPTIMIZERS[inner_optimizer]
         self.checkpoint_inner_loop = checkpoint_inner_loop
-        self.fast_path = fast_path
-
-    def compile_outer_step(self) -> None:
-        """Compile the step for training, when it is first called; what cannot be compiled runs as it is."""
-        _ = self.folded_layers  # found now, for the search cannot be compiled
-        super().compile_outer_step()
 
     def reason_not_to_compile(self, batch: EpisodeBatch) -> str | None:
         if self.checkpoint_inner_loop:
             return "inner steps that are computed again cannot be compiled"
-        if batch.support_x.device.type == "cpu" and self.folds_convolutions:
-            return "on the CPU the fast path of a convolutional network is faster than compiled code"
         return super().reason_not_to_compile(batch)
-
-    @cached_property
-    def folds_convolutions(self) -> bool:
-        """Whether the model is convolutional and has a fast path."""
-        return self.folded_layers is not None and any(isinstance(m, nn.Conv2d) for m in self.model.modules())
-
-    @cached_property
-    def folded_layers(self) -> list[Layer] | None:
-        """The model's fast path, if it has one."""
-        return assemble(self.model) if self.fast_path else None
 
     def predictions_of(self, x: Tensor) -> Callable[[Weights], Tensor]:
         """Predictions ``[T, n, out]`` for ``x`` ``[T, n, ...]`` as a function of T tasks' fast weights.

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from few_shot.adaptation import Predict, last, predictor
-from few_shot.fast_path.folded import folded_predictor
+from few_shot.adaptation import Predict, last
 from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models.adapted_model import with_weights
 from few_shot.lit_models.fixed_norm import fix_norms
@@ -30,10 +29,7 @@ class LitProtoMAML(LitWithoutHead, LitMAML):
     def initial_weights(self, support_x: Tensor, support_y: Tensor) -> Weights:
         """The body's initial weights for every task, and each task's head: ``[T, N, f]`` and ``[T, N]``."""
         # By the parameters, not by the stacked weights: the first inner gradient takes the head as it is.
-        by = predictor(self.model) if self.folded_layers is None else folded_predictor(self.model, self.folded_layers)
-        embedded = by({}, support_x)
-        embedded = embedded.to(next(self.model.parameters(), embedded).dtype)  # exact, autocast or not
-        prototypes = prototypes_of(embedded, support_y, self.ways(support_y))
+        prototypes = prototypes_of(self.embed(support_x), support_y, self.ways(support_y))
         head = dict(zip(self.head_weights, (2 * prototypes, -prototypes.square().sum(-1)), strict=True))
         return super().initial_weights(support_x, support_y) | head
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from few_shot.adaptation import predict_apart, predictor
 from few_shot.episodes import EpisodeBatch
-from few_shot.inner_optimizers import Weights
 from few_shot.lit_models.adapted_model import NearestPrototype
 from few_shot.lit_models.base import TaskScores
 from few_shot.lit_models.fixed_norm import fix_norms
@@ -27,10 +26,6 @@ class LitProtoNet(LitWithoutHead):
 
     def __init__(self, model: nn.Module, **outer) -> None:
         super().__init__(model, test_inner_loop_steps=0, **outer)
-
-    def embed(self, weights: Weights, x: Tensor) -> Tensor:
-        """The embeddings of ``x`` ``[T, n, ...]``, ``[T, n, features]``."""
-        return predictor(self.model)(weights, x)
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         return self.scores(self.logits(batch, transductive=True), batch.query_y)
@@ -60,13 +55,11 @@ class LitProtoNet(LitWithoutHead):
         """
         shots = batch.support_x.shape[1]
         if transductive:
-            embedded = self.embed({}, torch.cat([batch.support_x, batch.query_x], dim=1))
+            embedded = self.embed(torch.cat([batch.support_x, batch.query_x], dim=1))
             support, query = embedded[:, :shots], embedded[:, shots:]
         else:
-            support = self.embed({}, batch.support_x)
-            query = predict_apart(self.embed, {}, batch.support_x, batch.query_x)
-        dtype = next(self.model.parameters()).dtype
-        support, query = support.to(dtype), query.to(dtype)  # distances are exact, autocast or not
+            support = self.embed(batch.support_x)
+            query = predict_apart(predictor(self.model), {}, batch.support_x, batch.query_x).to(support.dtype)
         classes = self.ways(batch.support_y) if classes is None else classes
         prototypes = prototypes_of(support, batch.support_y, classes)
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)

@@ -1,11 +1,15 @@
 """What learners from prototypes share: they take classes alone, and any number of them."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from few_shot.adaptation import head_name
+from few_shot.adaptation import head_name, predictor
 from few_shot.checkpoint import data_module
 from few_shot.errors import BadInput
+from few_shot.fast_path.folded import folded_predictor
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.metrics import METRICS
 
@@ -45,6 +49,12 @@ class LitWithoutHead(LitMetaLearner):
             return samples // self._shots
         return int(support_y.max()) + 1
 
+    def embed(self, x: Tensor) -> Tensor:
+        """The embeddings ``[T, n, features]`` of ``x`` ``[T, n, ...]`` by the body's own weights."""
+        by = predictor(self.model) if self.folded_layers is None else folded_predictor(self.model, self.folded_layers)
+        embedded = by({}, x)
+        return embedded.to(next(self.model.parameters(), embedded).dtype)  # exact from here on, autocast or not
+
     def _refuse_numbers(self) -> None:
         if self.metric is not None and not METRICS[self.metric].of_classes:
             raise BadInput(f"{type(self).__name__} needs classes, and this data set has none.")
@@ -53,4 +63,10 @@ class LitWithoutHead(LitMetaLearner):
 def prototypes_of(embedded: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The mean embedding of each class, ``[T, N, f]``, of embeddings ``[T, n, f]`` with labels ``[T, n]``."""
     member = F.one_hot(labels, classes).to(embedded.dtype)  # [T, n, N]
-    return member.mT @ embedded / member.sum(1)[..., None]
+    with _uncast(embedded.device.type):
+        return member.mT @ embedded / member.sum(1)[..., None]
+
+
+def _uncast(device: str) -> AbstractContextManager:
+    """Autocast off, where there is one: it would round what a product sums."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from few_shot.adaptation import predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.fast_path.folded import assemble, folded_predictor
-from few_shot.lit_models import LitANIL, LitBOIL, LitMAML
+from few_shot.lit_models import LitANIL, LitBOIL, LitMAML, LitProtoNet
 from few_shot.models import Conv4, ResNet12, SinusoidMLP
 
 STEPS, RATE = 2, 0.1
@@ -145,11 +145,13 @@ def test_images_are_folded_channels_last(tasks, batch):
     assert fold.compute({}, batch.support_x[:tasks]).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_fast_path_off_takes_vmap(batch, monkeypatch):
-    monkeypatch.setattr("few_shot.lit_models.lit_maml.folded_predictor", lambda *_: pytest.fail("folded"))
-    LitMAML(chain("stride"), fast_path=False).outer_scores(batch)
+@pytest.mark.parametrize("of", ["lit_maml", "without_head"])
+def test_fast_path_off_takes_vmap(of, batch, monkeypatch):
+    lit_class = {"lit_maml": LitMAML, "without_head": LitProtoNet}[of]
+    monkeypatch.setattr(f"few_shot.lit_models.{of}.folded_predictor", lambda *_: pytest.fail("folded"))
+    lit_class(chain("stride"), fast_path=False).outer_scores(batch)
     with pytest.raises(pytest.fail.Exception):
-        LitMAML(chain("stride")).outer_scores(batch)
+        lit_class(chain("stride")).outer_scores(batch)
 
 
 class Residual(nn.Module):
