@@ -57,8 +57,8 @@ scaling: $(STAMP)  ## Measure how a step's time and memory grow with tasks, step
 	.venv/bin/python benchmarks/checkpointing.py
 	.venv/bin/python benchmarks/processes.py
 
-reproduce: $(STAMP)  ## Train what is left of the results table, at the lowest priority; LIST=1 lists it, ROW=name trains one row
-	.venv/bin/python benchmarks/reproduce.py $(if $(LIST),--list) $(if $(ROW),--row=$(ROW)) $(if $(DATA),--data=$(DATA)) $(if $(QUEUE),--queue=$(QUEUE))
+reproduce: $(STAMP)  ## Train what is left of the results table, at the lowest priority; LIST=1 lists it, ROW=name trains one row, KEEP=1 puts what started rows go on from into the repository
+	.venv/bin/python benchmarks/reproduce.py $(if $(LIST),--list) $(if $(KEEP),--keep) $(if $(ROW),--row=$(ROW)) $(if $(DATA),--data=$(DATA)) $(if $(QUEUE),--queue=$(QUEUE))
 
 chaos: $(STAMP)  ## Kill a hundred runs at random moments, resume them, and count what is lost (ten minutes); RUNS=1000
 	.venv/bin/python benchmarks/chaos.py $(if $(RUNS),--runs=$(RUNS)) $(if $(SEED),--seed=$(SEED))

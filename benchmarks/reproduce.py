@@ -2,10 +2,12 @@
 
 python benchmarks/reproduce.py --data=data          # goes on where it was stopped, until no row is left
 python benchmarks/reproduce.py --list               # what is done, and what is left
+python benchmarks/reproduce.py --keep               # puts what started rows go on from into the repository
 
 A row is trained by the code of the commit at which it started, in a clone outside the repository, so that work on the
-code does not touch it. A row that was stopped goes on from its last checkpoint. A finished row's weights are tested by
-the code of today, and its record goes to ``benchmarks/results/<row>``.
+code does not touch it. A row that was stopped goes on from its last checkpoint. A row that the queue does not have goes
+on from ``benchmarks/started/<row>``, where there is one. A finished row's weights are tested by the code of today, and
+its record goes to ``benchmarks/results/<row>``.
 """
 
 import argparse
@@ -31,20 +33,25 @@ from training.command_line import parse
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
+STARTED = Path(__file__).parent / "started"
 QUEUE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot" / "reproduce"
 
 
 class Training:
-    """A row's training in the queue's folder: ``runs/<row>/`` holds its commit, its output and its run."""
+    """A row's training in the queue's folder: ``runs/<row>/`` holds its commit, its output and its run.
 
-    def __init__(self, row: Row, queue: Path, results: Path, nice: int = 19) -> None:
-        self.row, self.queue, self.nice = row, queue, nice
-        self.folder, self.target = queue / "runs" / row.name, results / row.name
+    ``started/<row>/`` holds as much of it as another machine needs to go on.
+    """
+
+    def __init__(self, row: Row, queue: Path, results: Path, started: Path, nice: int = 19) -> None:
+        self.row, self.queue, self.nice = row, queue.resolve(), nice
+        self.folder, self.target, self.kept = self.queue / "runs" / row.name, results / row.name, started / row.name
 
     @property
     def run(self) -> Path | None:
         """The run's own folder, once there is one."""
-        return next(self.folder.glob("logs/*/version_0"), None)
+        folder = self.folder if self.folder.is_dir() else self.kept
+        return next(folder.glob("logs/*/version_0"), None)
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -101,6 +108,8 @@ class Training:
 
     def train(self, data: Path) -> int:
         """Run it, or go on with it; returns the exit status."""
+        if self.kept.is_dir() and not self.folder.is_dir():
+            shutil.copytree(self.kept, self.folder)
         code = self.code()
         if not (code / "data").is_symlink():
             (code / "data").symlink_to(data.resolve())
@@ -116,6 +125,27 @@ class Training:
             return run_nicely(
                 [sys.executable, "training/run_experiment.py", *flags], self.nice, code, environment, output
             )
+
+    def keep(self) -> None:
+        """Put what a stopped or running training goes on from into ``started/<row>``, without paths of this machine."""
+        if self.is_recorded or self.last_checkpoint is None or not self.folder.is_dir():
+            return
+        shutil.rmtree(self.kept, ignore_errors=True)
+        others = shutil.ignore_patterns("output.txt", "tmp", ".lock", "events.*", "test_*")
+        shutil.copytree(self.folder, self.kept, ignore=others)
+        for path in filter(Path.is_file, self.kept.rglob("*")):
+            if path.suffix == ".ckpt":
+                torch.save(self.without_paths(torch.load(path, map_location="cpu", weights_only=True)), path)
+            else:
+                path.write_text(self.without_paths(path.read_text()))
+
+    def without_paths(self, value: Any) -> Any:
+        """A value, or all in a dict or list, whose strings give paths in the queue from the queue's folder."""
+        if isinstance(value, str):
+            return value.replace(f"{self.queue}/", "")
+        if isinstance(value, dict):
+            return {self.without_paths(key): self.without_paths(item) for key, item in value.items()}
+        return [self.without_paths(item) for item in value] if isinstance(value, list) else value
 
     def code(self) -> Path:
         """A clone at the commit at which the row was started."""
@@ -160,6 +190,7 @@ class Training:
         (target / "run.json").write_text(json.dumps(facts, indent=2) + "\n")
         for queries in self.row.tests:
             self.test(target, queries, data_flag)
+        shutil.rmtree(self.kept, ignore_errors=True)
 
     def test(self, target: Path, queries: int, data_flag: list[str]) -> None:
         """Write ``test_<queries>query.json`` and each episode's result at the last step."""
@@ -225,17 +256,23 @@ def main() -> None:
     parser.add_argument("--queue", type=Path, default=QUEUE, help="folder for clones, runs and logs")
     parser.add_argument("--rows", type=Path, default=ROWS, help="file with the rows")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the records")
+    parser.add_argument("--started", type=Path, default=STARTED, help="folder for what started rows go on from")
     parser.add_argument("--row", help="the name of one row; all by default")
     parser.add_argument("--nice", type=int, default=19, help="priority, from 0 (as usual) to 19 (the lowest)")
     parser.add_argument("--list", action="store_true", help="only say how far each row is")
+    parser.add_argument("--keep", action="store_true", help="only put what started rows go on from into --started")
     arguments = parser.parse_args()
     everything = [of_a_seed for row in read_rows(arguments.rows) for of_a_seed in row.of_each_seed()]
     rows = [row for row in everything if arguments.row in (None, row.name)]
     if not rows:
         names = ", ".join(row.name for row in everything)
         parser.error(f"--row={arguments.row} is unknown: choose one of {names}.")
-    trainings = [Training(row, arguments.queue, arguments.results, arguments.nice) for row in rows]
-    if arguments.list:
+    folders = arguments.queue, arguments.results, arguments.started
+    trainings = [Training(row, *folders, arguments.nice) for row in rows]
+    if arguments.keep:
+        for training in trainings:
+            training.keep()
+    if arguments.list or arguments.keep:
         for training in trainings:
             print(f"{training.row.name:36} {training.state()}")
         return

@@ -1,6 +1,7 @@
 """The queue of the results table: what it lists, that it goes on where it was stopped, and what it leaves."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,10 +63,10 @@ def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
     rows.write_text(yaml.safe_dump([vars(ROW)]))
     records = []
     for kind in ("whole", "stopped"):
-        queue, results = tmp_path / kind, tmp_path / f"{kind}_results"
-        command = [sys.executable, "benchmarks/reproduce.py", f"--rows={rows}", f"--queue={queue}"]
-        command += [f"--results={results}", f"--data={tmp_path}", "--nice=0"]
-        training = Training(ROW, queue, results)
+        results, started = tmp_path / f"{kind}_results", tmp_path / f"{kind}_started"
+        training = Training(ROW, tmp_path / kind, results, started)
+        command = [sys.executable, "benchmarks/reproduce.py", f"--rows={rows}", f"--queue={tmp_path / kind}"]
+        command += [f"--results={results}", f"--started={started}", f"--data={tmp_path}", "--nice=0"]
         assert training.state() == "waiting"
         if kind == "stopped":
             process = subprocess.Popen(command, cwd=ROOT)
@@ -75,9 +76,11 @@ def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) != 0
             assert not training.is_trained and "of 900 updates, best validation" in training.state()
+            training = on_another_machine(training, command)
         subprocess.run(command, cwd=ROOT, check=True)
         assert training.state() == "complete"
         records.append(training.target)
+    assert not training.kept.exists()
     for name in ("config.yaml", "weights.safetensors", "test_100query.json", "test_100query.csv"):
         assert (records[0] / name).read_bytes() == (records[1] / name).read_bytes()
     runs = [json.loads((record / "run.json").read_text()) for record in records]
@@ -89,3 +92,18 @@ def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
     assert again == recorded
     score = load(records[0]).score(Sinusoid(support_samples=10, test_episodes=20))
     assert score.mean == pytest.approx(recorded["mean"], rel=1e-6)
+
+
+def on_another_machine(training: Training, command: list[str]) -> Training:
+    """The same row where nothing but the repository is left; the queue's old folder is gone."""
+    subprocess.run([*command, "--keep"], cwd=ROOT, check=True)
+    state = training.state()
+    for path in filter(Path.is_file, training.kept.rglob("*")):
+        assert str(training.queue).encode() not in path.read_bytes(), path
+    shutil.rmtree(training.queue)
+    command[command.index(f"--queue={training.queue}")] = f"--queue={training.queue}_again"
+    elsewhere = Training(
+        training.row, training.queue.with_name("stopped_again"), training.target.parent, training.kept.parent
+    )
+    assert elsewhere.state() == state
+    return elsewhere
