@@ -58,6 +58,7 @@ class Adaptation(nn.Module):
         learner = self.learner = copy.deepcopy(lit_model).eval()
         learner.transductive = False
         run_one_by_one(learner.model)  # vmap would fix the number of samples in a convolution
+        learner.folded_layers = None  # whose own functions have no ONNX form
         self.inputs = ["support_x", "support_y", "query_x"]
         self.rate: float | None = None
         self.learns_rates = False
@@ -74,7 +75,6 @@ class Adaptation(nn.Module):
                 f"{type(learner.model).__name__} cannot be exported: it has no linear head, whose outputs could be "
                 "turned off for a task of fewer classes."
             )
-        learner.folded_layers = None
         self.outputs = learner.model(torch.zeros(2, *input_shape)).shape[1]
         self.inputs.append("inner_lr")
         self.learns_rates = any(isinstance(rate, Tensor) for rate in learner.inner_rates(0).values())
