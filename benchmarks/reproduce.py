@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -249,7 +250,7 @@ def run_nicely(
             process.wait()
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """List the rows, or train and test what is left of them."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="folder that holds the data sets")
@@ -261,32 +262,31 @@ def main() -> None:
     parser.add_argument("--nice", type=int, default=19, help="priority, from 0 (as usual) to 19 (the lowest)")
     parser.add_argument("--list", action="store_true", help="only say how far each row is")
     parser.add_argument("--keep", action="store_true", help="only put what started rows go on from into --started")
-    arguments = parser.parse_args()
-    everything = [of_a_seed for row in read_rows(arguments.rows) for of_a_seed in row.of_each_seed()]
-    rows = [row for row in everything if arguments.row in (None, row.name)]
+    options = parser.parse_args(arguments)
+    everything = [of_a_seed for row in read_rows(options.rows) for of_a_seed in row.of_each_seed()]
+    rows = [row for row in everything if options.row in (None, row.name)]
     if not rows:
         names = ", ".join(row.name for row in everything)
-        parser.error(f"--row={arguments.row} is unknown: choose one of {names}.")
-    folders = arguments.queue, arguments.results, arguments.started
-    trainings = [Training(row, *folders, arguments.nice) for row in rows]
-    if arguments.keep:
+        parser.error(f"--row={options.row} is unknown: choose one of {names}.")
+    folders = options.queue, options.results, options.started
+    trainings = [Training(row, *folders, options.nice) for row in rows]
+    if options.keep:
         for training in trainings:
             training.keep()
-    if arguments.list or arguments.keep:
+    if options.list or options.keep:
         for training in trainings:
             print(f"{training.row.name:36} {training.state()}")
         return
-    arguments.queue.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    options.queue.mkdir(parents=True, exist_ok=True)
     failed = []
     for training in trainings:
         if training.is_recorded:
             continue
         print(f"{training.row.name}: {training.state()}", flush=True)
-        status = 0 if training.is_trained else training.train(arguments.data)
+        status = 0 if training.is_trained else training.train(options.data)
         if status == 0:
             try:
-                training.record(arguments.data)
+                training.record(options.data)
                 continue
             except subprocess.CalledProcessError as error:
                 status = error.returncode
@@ -298,4 +298,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main()

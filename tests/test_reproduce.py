@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks import results_table
+from benchmarks import reproduce, results_table
 from benchmarks.reproduce import Training
 from benchmarks.results_table import Row, compare, read_rows
 from few_shot import Sinusoid, load
@@ -56,31 +56,45 @@ def test_a_paired_difference_is_by_hand(tmp_path):
     assert found == pytest.approx({"mean": 0.2, "ci95": 1.96 * 0.1 / 3**0.5, "episodes": 3})
 
 
+class Queue:
+    """The queue of a machine: its trainings, its records and what it keeps in the repository."""
+
+    def __init__(self, folder: Path, started: Path) -> None:
+        rows = folder.with_suffix(".yaml")
+        rows.write_text(yaml.safe_dump([vars(ROW)]))
+        self.folder = folder
+        self.training = Training(ROW, folder, folder / "results", started)
+        self.flags = [f"--rows={rows}", f"--queue={folder}", f"--results={folder / 'results'}"]
+        self.flags += [f"--started={started}", f"--data={folder.parent}", "--nice=0"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the queue clones the repository")
-def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
-    rows = tmp_path / "rows.yaml"
-    rows.write_text(yaml.safe_dump([vars(ROW)]))
-    records = []
-    for kind in ("whole", "stopped"):
-        results, started = tmp_path / f"{kind}_results", tmp_path / f"{kind}_started"
-        training = Training(ROW, tmp_path / kind, results, started)
-        command = [sys.executable, "benchmarks/reproduce.py", f"--rows={rows}", f"--queue={tmp_path / kind}"]
-        command += [f"--results={results}", f"--started={started}", f"--data={tmp_path}", "--nice=0"]
-        assert training.state() == "waiting"
-        if kind == "stopped":
-            process = subprocess.Popen(command, cwd=ROOT)
-            while training.last_checkpoint is None:
-                assert process.poll() is None
-                time.sleep(0.05)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) != 0
-            assert not training.is_trained and "of 900 updates, best validation" in training.state()
-            training = on_another_machine(training, command)
-        subprocess.run(command, cwd=ROOT, check=True)
-        assert training.state() == "complete"
-        records.append(training.target)
-    assert not training.kept.exists()
+def test_a_row_that_is_stopped_and_moved_leaves_the_record_of_one_never_stopped(tmp_path):
+    started = tmp_path / "started"
+    first, second, third = (Queue(tmp_path / name, started) for name in ("first", "second", "third"))
+    assert first.training.state() == "waiting"
+    reproduce.main(first.flags)
+
+    process = subprocess.Popen([sys.executable, "benchmarks/reproduce.py", *second.flags], cwd=ROOT)
+    while second.training.last_checkpoint is None:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    state = second.training.state()
+    assert not second.training.is_trained and "of 900 updates, best validation" in state
+
+    reproduce.main([*second.flags, "--keep"])
+    for path in filter(Path.is_file, started.rglob("*")):
+        assert str(second.folder).encode() not in path.read_bytes(), path
+    shutil.rmtree(second.folder)
+    assert third.training.state() == state
+    reproduce.main(third.flags)
+    assert not list(started.iterdir())
+
+    records = [queue.training.target for queue in (first, third)]
+    assert {queue.training.state() for queue in (first, third)} == {"complete"}
     for name in ("config.yaml", "weights.safetensors", "test_100query.json", "test_100query.csv"):
         assert (records[0] / name).read_bytes() == (records[1] / name).read_bytes()
     runs = [json.loads((record / "run.json").read_text()) for record in records]
@@ -92,18 +106,3 @@ def test_a_stopped_row_leaves_the_record_of_one_never_stopped(tmp_path):
     assert again == recorded
     score = load(records[0]).score(Sinusoid(support_samples=10, test_episodes=20))
     assert score.mean == pytest.approx(recorded["mean"], rel=1e-6)
-
-
-def on_another_machine(training: Training, command: list[str]) -> Training:
-    """The same row where nothing but the repository is left; the queue's old folder is gone."""
-    subprocess.run([*command, "--keep"], cwd=ROOT, check=True)
-    state = training.state()
-    for path in filter(Path.is_file, training.kept.rglob("*")):
-        assert str(training.queue).encode() not in path.read_bytes(), path
-    shutil.rmtree(training.queue)
-    command[command.index(f"--queue={training.queue}")] = f"--queue={training.queue}_again"
-    elsewhere = Training(
-        training.row, training.queue.with_name("stopped_again"), training.target.parent, training.kept.parent
-    )
-    assert elsewhere.state() == state
-    return elsewhere
