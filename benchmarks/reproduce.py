@@ -11,7 +11,6 @@ its record goes to ``benchmarks/results/<row>``.
 """
 
 import argparse
-import csv
 import json
 import os
 import shlex
@@ -29,11 +28,19 @@ import torch
 import yaml
 
 from benchmarks.results_table import RESULTS, ROWS, Row, read_rows
-from few_shot.checkpoint import WEIGHTS, save_weights
+from few_shot.checkpoint import WEIGHTS, callback_states, save_weights
+from few_shot.errors import BadInput
+from few_shot.evaluation import read_episodes
 from training.command_line import parse
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
+#: What a training goes on from, of its folder; the last checkpoint, which names the best, before that.
+STATE = [
+    "commit",
+    *(f"logs/*/version_0/{name}" for name in ("config.yaml", "run.json", "data.json", "metrics.csv")),
+    *(f"logs/*/version_0/checkpoints/{name}" for name in ("last.ckpt", "best-*.ckpt")),
+]
 STARTED = Path(__file__).parent / "started"
 QUEUE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot" / "reproduce"
 
@@ -50,9 +57,13 @@ class Training:
 
     @property
     def run(self) -> Path | None:
-        """The run's own folder, once there is one."""
-        folder = self.folder if self.folder.is_dir() else self.kept
-        return next(folder.glob("logs/*/version_0"), None)
+        """The run's own folder, once there is one: the queue's, or the kept one if that has done more updates."""
+        return _run_in(self.kept if self.kept_is_ahead else self.folder)
+
+    @property
+    def kept_is_ahead(self) -> bool:
+        """Whether another machine has done more updates, and left in the repository what it goes on from."""
+        return _updates(_run_in(self.kept)) > _updates(_run_in(self.folder))
 
     @property
     def last_checkpoint(self) -> Path | None:
@@ -77,7 +88,7 @@ class Training:
 
     def parts(self) -> list[dict[str, Any]]:
         """What ``run.json`` says of the training, from its first start to its last."""
-        return RunFolder(self.run).parts() if self.run and (self.run / "run.json").is_file() else []
+        return _parts(self.run)
 
     def seconds(self, part: str) -> int:
         """What a part of it has cost, over all starts."""
@@ -89,7 +100,7 @@ class Training:
             return "complete"
         if self.run is None or not self.parts():
             return "waiting"
-        done, total = max(p.get("updates", 0) for p in self.parts()), RunFolder(self.run).config()["max_steps"]
+        done, total = _updates(self.run), RunFolder(self.run).config()["max_steps"]
         text = f"{done} of {total} updates"
         if best := self.best_validation():
             text += f", best validation {best}"
@@ -108,8 +119,13 @@ class Training:
         return f"{scores[0]:.4f}" if scores else None
 
     def train(self, data: Path) -> int:
-        """Run it, or go on with it; returns the exit status."""
-        if self.kept.is_dir() and not self.folder.is_dir():
+        """Run it, or go on with it; returns the exit status.
+
+        Raises:
+            CalledProcessError: git does not find the commit at which the row was started.
+        """
+        if self.kept_is_ahead:
+            shutil.rmtree(self.folder, ignore_errors=True)
             shutil.copytree(self.kept, self.folder)
         code = self.code()
         if not (code / "data").is_symlink():
@@ -128,17 +144,31 @@ class Training:
             )
 
     def keep(self) -> None:
-        """Put what a stopped or running training goes on from into ``started/<row>``, without paths of this machine."""
-        if self.is_recorded or self.last_checkpoint is None or not self.folder.is_dir():
+        """Put what the training goes on from into ``started/<row>``, without paths of this machine.
+
+        Raises:
+            BadInput: the training has replaced its best checkpoint meanwhile.
+        """
+        if self.is_recorded or self.kept_is_ahead or self.last_checkpoint is None:
             return
+        last = self.last_checkpoint.relative_to(self.folder)
+        new = self.kept.with_name(f".{self.kept.name}")
+        shutil.rmtree(new, ignore_errors=True)
+        for pattern in STATE:
+            for path in self.folder.glob(pattern):
+                copy = new / path.relative_to(self.folder)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                if path.suffix == ".ckpt":
+                    torch.save(self.without_paths(torch.load(path, map_location="cpu", weights_only=True)), copy)
+                else:
+                    copy.write_text(self.without_paths(path.read_text()))
+        states = callback_states(torch.load(new / last, map_location="cpu", weights_only=True))
+        best = [Path(state["best_model_path"]) for state in states if state.get("best_model_path")]
+        if not all((new / last).with_name(path.name).is_file() for path in best):
+            shutil.rmtree(new)
+            raise BadInput(f"{self.row.name} has gone on meanwhile: keep it once more.")
         shutil.rmtree(self.kept, ignore_errors=True)
-        others = shutil.ignore_patterns("output.txt", "tmp", ".lock", "events.*", "test_*")
-        shutil.copytree(self.folder, self.kept, ignore=others)
-        for path in filter(Path.is_file, self.kept.rglob("*")):
-            if path.suffix == ".ckpt":
-                torch.save(self.without_paths(torch.load(path, map_location="cpu", weights_only=True)), path)
-            else:
-                path.write_text(self.without_paths(path.read_text()))
+        new.rename(self.kept)
 
     def without_paths(self, value: Any) -> Any:
         """A value, or all in a dict or list, whose strings give paths in the queue from the queue's folder."""
@@ -149,16 +179,23 @@ class Training:
         return [self.without_paths(item) for item in value] if isinstance(value, list) else value
 
     def code(self) -> Path:
-        """A clone at the commit at which the row was started."""
+        """A clone at the commit at which the row was started.
+
+        Raises:
+            CalledProcessError: this repository does not have the commit.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / "commit"
         if not note.is_file():
             note.write_text(git("rev-parse", "HEAD", cwd=ROOT))
         commit = note.read_text()
         clone = self.queue / "code" / commit
-        if not (clone / "training").is_dir():
-            git("clone", "--quiet", "--no-checkout", str(ROOT), str(clone), cwd=self.queue)
-            git("checkout", "--quiet", commit, cwd=clone)
+        if not clone.is_dir():
+            new = clone.with_name("new")
+            shutil.rmtree(new, ignore_errors=True)
+            git("clone", "--quiet", "--no-checkout", str(ROOT), str(new), cwd=self.queue)
+            git("checkout", "--quiet", commit, cwd=new)
+            new.rename(clone)
         return clone
 
     def record(self, data: Path) -> None:
@@ -204,12 +241,22 @@ class Training:
             raise subprocess.CalledProcessError(status, command)
         metrics = json.loads((output / "test_metrics.json").read_text())
         (target / f"test_{queries}query.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        with (output / "test_episodes.csv").open() as file, (target / f"test_{queries}query.csv").open("w") as short:
-            last_step = str(metrics["per_step"][-1]["step"])
+        with (target / f"test_{queries}query.csv").open("w") as short:
             short.write(f"episode,{metrics['metric']}\n")
-            for row in csv.DictReader(file):
-                if row["step"] == last_step:
-                    short.write(f"{row['episode']},{float(row[metrics['metric']]):.6g}\n")
+            for episode, result in read_episodes(output / "test_episodes.csv").by_episode(metrics["metric"]).items():
+                short.write(f"{episode},{result:.6g}\n")
+
+
+def _run_in(folder: Path) -> Path | None:
+    return next(folder.glob("logs/*/version_0"), None)
+
+
+def _parts(run: Path | None) -> list[dict[str, Any]]:
+    return RunFolder(run).parts() if run and (run / "run.json").is_file() else []
+
+
+def _updates(run: Path | None) -> int:
+    return -1 if run is None else max((part.get("updates", 0) for part in _parts(run)), default=0)
 
 
 def git(*words: str, cwd: Path) -> str:
@@ -272,7 +319,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainings = [Training(row, *folders, options.nice) for row in rows]
     if options.keep:
         for training in trainings:
-            training.keep()
+            try:
+                training.keep()
+            except BadInput as error:
+                print(error, flush=True)
     if options.list or options.keep:
         for training in trainings:
             print(f"{training.row.name:36} {training.state()}")
@@ -283,14 +333,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if training.is_recorded:
             continue
         print(f"{training.row.name}: {training.state()}", flush=True)
-        status = 0 if training.is_trained else training.train(options.data)
-        if status == 0:
-            try:
+        try:
+            status = 0 if training.is_trained else training.train(options.data)
+            if status == 0:
                 training.record(options.data)
                 continue
-            except subprocess.CalledProcessError as error:
-                status = error.returncode
-                (training.target / WEIGHTS).unlink(missing_ok=True)
+        except subprocess.CalledProcessError as error:
+            print(error.stderr or "", end="", flush=True)
+            status = error.returncode
+            (training.target / WEIGHTS).unlink(missing_ok=True)
         print(f"{training.row.name}: ended with status {status}; see {training.folder / 'output.txt'}", flush=True)
         failed.append(training.row.name)
     if failed:

@@ -128,11 +128,13 @@ class Learner:
             TrainingDiverged: the loss is no longer finite.
         """
         at_least(1, max_steps, "max_steps")
-        with _no_advice():
-            if trainer is None:
-                trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
-            trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
-        self.lit_model.eval()
+        try:
+            with _no_advice():
+                if trainer is None:
+                    trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
+                trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
+        finally:
+            self.lit_model.eval()
         return self
 
     def score(self, data: pl.LightningDataModule | Iterable, *, steps: int | None = None) -> Score:
@@ -251,14 +253,12 @@ class _InnerLoop(Learner):
     Args:
         inner_loop_steps: inner steps in training.
         test_inner_loop_steps: inner steps in :meth:`score` and :meth:`adapt`, unless they are told otherwise.
-        adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too.
         inner_optimizer: the rule of an inner step.
     """
 
     _: KW_ONLY
     inner_loop_steps: int = 5
     test_inner_loop_steps: int = 10
-    adapt_norm: bool = True
     inner_optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
 
 
@@ -268,6 +268,7 @@ class MAML(_InnerLoop):
 
     Args:
         inner_lr: learning rate of the inner loop.
+        adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too.
         first_order: whether inner gradients count as constants in the outer gradient.
         checkpoint_inner_loop: whether the backward pass computes inner steps again, instead of keeping them all.
     """
@@ -275,6 +276,7 @@ class MAML(_InnerLoop):
     lit_class: ClassVar[type[LitMetaLearner]] = LitMAML
     _: KW_ONLY
     inner_lr: float = 0.01
+    adapt_norm: bool = True
     first_order: bool = False
     checkpoint_inner_loop: bool = False
 
@@ -300,6 +302,7 @@ class MetaSGD(_InnerLoop):
     Args:
         inner_lr_min: least initial inner rate.
         inner_lr_max: greatest initial inner rate.
+        adapt_norm: whether the inner loop adapts normalisation layers' scale and shift too.
         first_order: whether inner gradients count as constants in the outer gradient.
         checkpoint_inner_loop: whether the backward pass computes inner steps again, instead of keeping them all.
     """
@@ -309,6 +312,7 @@ class MetaSGD(_InnerLoop):
     inner_loop_steps: int = 1
     inner_lr_min: float = 0.005
     inner_lr_max: float = 0.1
+    adapt_norm: bool = True
     first_order: bool = False
     checkpoint_inner_loop: bool = False
 

@@ -24,6 +24,7 @@ __all__ = [
     "compiler_pass",
     "correct_update_count",
     "do_not_look_for_a_driver_again",
+    "expect_unused_parameters",
     "is_listened_to",
     "keep_buffers_apart",
     "leave_stopping_to_others",
@@ -50,6 +51,15 @@ def keep_buffers_apart(module: nn.Module) -> None:
     the same, and statistics are summed over processes.
     """
     module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_buffers()]  # type: ignore[assignment]
+
+
+def expect_unused_parameters(strategy: Any) -> None:
+    """Have Lightning's plain ``ddp`` expect that a loss does not reach all parameters.
+
+    Correctness: the fast path does not read a convolution's bias that batch norm takes off again. The processes would
+    wait for its gradient, and not average the others.
+    """
+    strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 def correct_update_count(trainer: Any) -> None:

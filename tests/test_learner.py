@@ -14,7 +14,7 @@ from PIL import Image
 import few_shot
 from few_shot import ANIL, IMAML, MAML, ImageFolders, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile, Sinusoid, load
 from few_shot.episodes import EpisodeBatch
-from few_shot.errors import BadInput
+from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.learner import LEARNERS
 from few_shot.lit_models import LitMAML
 from few_shot.models import Conv4, SinusoidMLP
@@ -155,6 +155,25 @@ def test_fit_and_score_take_any_episode_batches():
     )
     assert score.mean == pytest.approx(by_hand, rel=1e-4)
     assert learner.score(data).per_step[-1].step == 10 and len(learner.score(data, steps=0).results.index) == 12
+
+
+def test_what_fails_leaves_a_learner_that_answers():
+    data = Sinusoid(support_samples=5, batch_size=2, test_episodes=2)
+    learner = MAML(SinusoidMLP(), outer_lr=1e30)
+    with pytest.raises(TrainingDiverged):
+        learner.fit(data, max_steps=5)
+    assert not learner.lit_model.training
+    learner = MAML(SinusoidMLP())
+    learner.score(data)
+    with pytest.raises(BadInput, match="no episode"):
+        learner.score([])
+    with pytest.raises(BadInput, match="no test episode"):
+        learner.score(NoTest(support_samples=5))
+
+
+class NoTest(Sinusoid):
+    def test_dataloader(self):
+        return []
 
 
 @MEMBERS

@@ -16,6 +16,7 @@ from lightning_fabric.strategies.launchers import subprocess_script
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.demos.boring_classes import BoringModel
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parallel import DistributedDataParallel
@@ -37,6 +38,13 @@ def test_buffers_are_not_sent_around(one_process):
         if apart:
             private_parts.keep_buffers_apart(model)
         assert DistributedDataParallel(model).will_sync_module_buffers() is not apart
+
+
+def test_lightnings_ddp_expects_unused_parameters():
+    strategy, told = DDPStrategy(), DDPStrategy(find_unused_parameters=False)
+    for each in (strategy, told):
+        private_parts.expect_unused_parameters(each)
+    assert strategy._ddp_kwargs["find_unused_parameters"] and not told._ddp_kwargs["find_unused_parameters"]
 
 
 def test_a_module_that_is_listened_to_is_known():

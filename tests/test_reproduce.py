@@ -56,6 +56,20 @@ def test_a_paired_difference_is_by_hand(tmp_path):
     assert found == pytest.approx({"mean": 0.2, "ci95": 1.96 * 0.1 / 3**0.5, "episodes": 3})
 
 
+def test_the_machine_that_has_done_more_counts(tmp_path):
+    training = Training(ROW, tmp_path / "queue", tmp_path / "results", tmp_path / "started")
+    runs = {}
+    for folder, updates in ((training.folder, 300), (training.kept, 450)):
+        runs[updates] = folder / "logs" / "tiny" / "version_0"
+        runs[updates].mkdir(parents=True)
+        (runs[updates] / "run.json").write_text(json.dumps({"updates": updates}))
+        assert training.run == runs[updates]
+    training.keep()  # what is ahead is not replaced
+    assert training.run == runs[450]
+    (runs[300] / "run.json").write_text(json.dumps({"updates": 600}))
+    assert training.run == runs[300]
+
+
 class Queue:
     """The queue of a machine: its trainings, its records and what it keeps in the repository."""
 

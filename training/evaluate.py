@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     end_while_importing()
 
+from few_shot.checkpoint import find_checkpoint
 from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
         load_weights(lit_model, str(checkpoint), "checkpoint")
         mode = METRICS[data.metric].mode
-        members = ensemble_of(checkpoint.parent, options.ensemble, mode) if options.ensemble else []
+        members = ensemble_of(find_checkpoint(checkpoint).parent, options.ensemble, mode) if options.ensemble else []
         output = None
         if experiment.extra["output_dir"] is not None:
             output = RunFolder(given_path(experiment.extra["output_dir"], "output_dir"))

@@ -64,6 +64,8 @@ def folded_predictor(model: nn.Module, layers: list[Layer]) -> Predict:
         for layer in layers:
             try:
                 x = layer.compute(weights, x)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 raise _misfit(model, layer, x, tasks) from error
         return x

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from few_shot.arguments import RemembersArguments
@@ -22,7 +23,7 @@ from few_shot.lit_models.objective import Objective
 from few_shot.lit_models.outer_gradient import add_up_gradient
 from few_shot.lit_models.task_scores import TaskScores
 from few_shot.lit_models.trainer_settings import check_trainer
-from few_shot.private_parts import keep_buffers_apart
+from few_shot.private_parts import expect_unused_parameters, keep_buffers_apart
 
 
 class LitMetaLearner(RemembersArguments, pl.LightningModule):
@@ -210,16 +211,24 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """None of its own. Lightning asks for them first of all, so a Trainer that cannot work is refused here."""
         check_trainer(self.trainer)
+        convolves = any(isinstance(m, nn.Conv2d) for m in self.model.modules())
+        if convolves and isinstance(self.trainer.strategy, DDPStrategy):
+            expect_unused_parameters(self.trainer.strategy)
         return []
 
     def setup(self, stage: str) -> None:
-        """Take the data module's loss and metric where the constructor left them open."""
+        """Take the data module's loss and metric where the constructor left them open.
+
+        Without a data module they stay as they are.
+        """
         keep_buffers_apart(self)
+        if stage in ("validate", "test"):
+            self._results = None
         data = data_module(self.trainer)
         if data is not None and stage == "fit":
             self.remember_data(data)
         loss, metric = (value or getattr(data, name, None) for name, value in self.given.items())
-        if (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
+        if data is not None and (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
             self.objective = Objective(loss, metric)
 
     def remember_data(self, data: Any) -> None:

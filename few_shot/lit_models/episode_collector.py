@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from few_shot.episodes import EpisodeBatch
+from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults
 from few_shot.lit_models.processes import gather
 from few_shot.lit_models.task_scores import TaskScores
@@ -28,12 +29,19 @@ class EpisodeCollector:
         self.metric_name = metric_name
 
     def results(self) -> EpisodeResults:
-        """All episodes of all processes, in the order of their numbers."""
+        """All episodes of all processes, in the order of their numbers.
+
+        Raises:
+            BadInput: there is none.
+        """
         here = [
             EpisodeResults(index.cpu().numpy(), steps, loss.double().cpu().numpy(), metric.double().cpu().numpy())
             for index, steps, loss, metric in self._batches
         ]
-        return EpisodeResults.concatenate(list(itertools.chain(*gather(here))))
+        everywhere = list(itertools.chain(*gather(here)))
+        if not everywhere:
+            raise BadInput("The data holds no episode to evaluate.")
+        return EpisodeResults.concatenate(everywhere)
 
 
 def log_results(module: pl.LightningModule, split: str, results: EpisodeResults, metric_name: str) -> None:

@@ -35,9 +35,10 @@ class LitIMAML(LitMAML):
         BadInput: a number is out of its range.
     """
 
-    unused: ClassVar = dict.fromkeys(
-        ("first_order", "checkpoint_inner_loop"), "its gradient does not pass through the inner steps"
-    )
+    unused: ClassVar = {
+        **dict.fromkeys(("first_order", "checkpoint_inner_loop"), "its gradient does not pass through the inner steps"),
+        "adapt_norm": "what its inner loop does not adapt, its outer loop would not train",
+    }
 
     def __init__(
         self,

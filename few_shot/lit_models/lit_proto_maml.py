@@ -10,7 +10,7 @@ from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models.adapted_model import with_weights
 from few_shot.lit_models.fixed_norm import fix_norms
 from few_shot.lit_models.lit_maml import LitMAML
-from few_shot.lit_models.without_head import LitWithoutHead, prototypes_of
+from few_shot.lit_models.without_head import LitWithoutHead, exact, prototypes_of
 
 
 class LitProtoMAML(LitWithoutHead, LitMAML):
@@ -49,13 +49,15 @@ class LitProtoMAML(LitWithoutHead, LitMAML):
         """Logits ``[T, n, N]`` from the features ``[T, n, f]`` that the body's fast weights give."""
         body = dict(fast_weights)
         weight, bias = (body.pop(name) for name in self.head_weights)
-        return torch.baddbmm(bias[:, None], features(body).to(weight.dtype), weight.mT).to(weight.dtype)
+        embedded = features(body).to(weight.dtype)
+        with exact(embedded.device.type):  # a logit is a difference of large numbers
+            return torch.baddbmm(bias[:, None], embedded, weight.mT)
 
     def adapted_model(
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
         """Body and head, a linear layer with an output for each class; there may be any number of them."""
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), self.other_tasks():
             body = last(self.adapt(support_x[None], support_y[None], steps))
             weight, bias = (nn.Parameter(body.pop(name)[0], requires_grad=False) for name in self.head_weights)
             model = with_weights(self.model, body, None).eval()

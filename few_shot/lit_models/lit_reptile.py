@@ -20,9 +20,13 @@ class LitReptile(LitMAML):
     samples of a task (the paper draws a mini-batch of them).
     """
 
-    unused: ClassVar = dict.fromkeys(
-        ("first_order", "checkpoint_inner_loop"), "its outer gradient is the way from the initial to the fast weights"
-    )
+    unused: ClassVar = {
+        **dict.fromkeys(
+            ("first_order", "checkpoint_inner_loop"),
+            "its outer gradient is the way from the initial to the fast weights",
+        ),
+        "adapt_norm": "what its inner loop does not adapt, its outer loop would not train",
+    }
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
         """The fast weights' loss on the samples they adapted to, with the gradient θ - θ_i."""

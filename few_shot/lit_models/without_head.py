@@ -1,6 +1,7 @@
 """What learners from prototypes share: they take classes alone, and any number of them."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -39,15 +40,28 @@ class LitWithoutHead(LitMetaLearner):
         self._refuse_numbers()
         self._shots = getattr(data_module(self.trainer), "support_samples", None)
 
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        self._shots = None
+
     def ways(self, support_y: Tensor) -> int:
         """The number of classes in each task, from their labels ``[T, n]``.
 
-        A data module that says how many shots there are saves a GPU from waiting until labels are read.
+        The Trainer's data module says how many shots there are, which saves a GPU from waiting until labels are read.
         """
         samples = support_y.shape[1]
         if self._shots is not None and samples % self._shots == 0:
             return samples // self._shots
         return int(support_y.max()) + 1
+
+    @contextmanager
+    def other_tasks(self) -> Iterator[None]:
+        """In here tasks are not the Trainer's, and may have any number of shots."""
+        shots, self._shots = self._shots, None
+        try:
+            yield
+        finally:
+            self._shots = shots
 
     def embed(self, x: Tensor) -> Tensor:
         """The embeddings ``[T, n, features]`` of ``x`` ``[T, n, ...]`` by the body's own weights."""
@@ -63,10 +77,10 @@ class LitWithoutHead(LitMetaLearner):
 def prototypes_of(embedded: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The mean embedding of each class, ``[T, N, f]``, of embeddings ``[T, n, f]`` with labels ``[T, n]``."""
     member = F.one_hot(labels, classes).to(embedded.dtype)  # [T, n, N]
-    with _uncast(embedded.device.type):
+    with exact(embedded.device.type):
         return member.mT @ embedded / member.sum(1)[..., None]
 
 
-def _uncast(device: str) -> AbstractContextManager:
-    """Autocast off, where there is one: it would round what a product sums."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+def exact(device: str) -> AbstractContextManager:
+    """Autocast off: it would round what a product sums. PyTorch's meta device has none."""
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)

@@ -154,6 +154,15 @@ def test_fast_path_off_takes_vmap(of, batch, monkeypatch):
         lit_class(chain("stride")).outer_scores(batch)
 
 
+def test_memory_that_runs_out_is_no_layer_that_does_not_fit(batch, monkeypatch):
+    def run_out(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("few_shot.fast_path.folded.convolution", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        LitMAML(chain("stride")).outer_scores(batch)
+
+
 class Residual(nn.Module):
     def __init__(self):
         super().__init__()

@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from helpers import ROOT
+from helpers import ROOT, write_random_class_folders
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -219,6 +219,10 @@ def test_the_data_modules_loss_counts_unless_the_constructor_was_given_one(tmp_p
         lit_model = LitMAML(SinusoidMLP(), loss=given)
         trainer(tmp_path, max_steps=1).fit(lit_model, datamodule=Absolute(batch_size=2, val_episodes=2))
         assert (lit_model.objective.loss_name, lit_model.metric) == (expected, "mse")
+        x = torch.rand(2, 4, 1)
+        loader = DataLoader([EpisodeBatch(x, x, x, x, torch.arange(2))], batch_size=None)
+        trainer(tmp_path).test(lit_model, loader, verbose=False)
+        assert (lit_model.objective.loss_name, lit_model.metric) == (expected, "mse")
 
 
 def test_the_data_modules_loss_comes_back_with_a_class_of_ones_own(tmp_path):
@@ -275,25 +279,35 @@ def test_precisions(precision, tmp_path):
 TWO_PROCESSES = """
 import json, sys, torch
 import pytorch_lightning as pl
-from few_shot.data import Sinusoid
-from few_shot.lit_models import LitMAMLPlusPlus
+from few_shot.data import ImageFolders, Sinusoid
+from few_shot.lit_models import LitMAML, LitMAMLPlusPlus
+from few_shot.models import Conv4
 from helpers import BatchNormMLP
+
+def learners(folder):
+    outer = {"outer_optimizer": "sgd", "outer_lr": 1e-3}
+    maml = LitMAMLPlusPlus(BatchNormMLP((1,), 1), outer_schedule="constant", **outer)
+    yield "statistics", maml, Sinusoid(support_samples=4, batch_size=5, val_episodes=5, test_episodes=11)
+    ways = {"episode_classes": 2, "query_samples": 1, "test_query_samples": 1, "image_size": 16}
+    pictures = ImageFolders(f"{folder}/photos", batch_size=3, val_episodes=3, test_episodes=7, **ways)
+    yield "a bias that is not read", LitMAML(Conv4((3, 16, 16), 2, width=4), inner_loop_steps=1, **outer), pictures
 
 if __name__ == "__main__":
     devices, out = int(sys.argv[1]), sys.argv[2]
     torch.manual_seed(0)
-    maml = LitMAMLPlusPlus(BatchNormMLP((1,), 1), outer_optimizer="sgd", outer_lr=1e-3, outer_schedule="constant")
-    waves = Sinusoid(support_samples=4, batch_size=5, val_episodes=5, test_episodes=11)
-    arguments = {"strategy": "ddp"} if devices > 1 else {}
-    trainer = pl.Trainer(
-        max_steps=3, accelerator="cpu", devices=devices, precision="64-true", val_check_interval=2, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=out, **arguments,
-    )
-    trainer.fit(maml, datamodule=waves)
-    (tested,) = trainer.test(maml, datamodule=waves, verbose=False)
+    found = {}
+    for name, learner, data in learners(out):
+        arguments = {"strategy": "ddp"} if devices > 1 else {}
+        trainer = pl.Trainer(
+            max_steps=3, accelerator="cpu", devices=devices, precision="64-true", val_check_interval=2, logger=False,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=out, **arguments,
+        )
+        trainer.fit(learner, datamodule=data)
+        (tested,) = trainer.test(learner, datamodule=data, verbose=False)
+        weights = torch.cat([w.flatten() for w in learner.state_dict().values()])
+        found[name] = {"weights": weights, "index": learner.results.index.tolist(), **tested}
     if trainer.is_global_zero:
-        weights = torch.cat([w.flatten() for w in maml.state_dict().values()])
-        torch.save({"weights": weights, "index": maml.results.index.tolist(), **tested}, f"{out}/{devices}.pt")
+        torch.save(found, f"{out}/{devices}.pt")
 """
 
 
@@ -301,15 +315,18 @@ def test_two_processes_with_lightnings_defaults_are_one(tmp_path):
     """Shares are uneven: eleven test episodes are batches of five and one in one process, of five in the other."""
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
+    write_random_class_folders(tmp_path / "photos", classes=2, images=2)
     environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     for devices in (1, 2):
         command = [sys.executable, str(script), str(devices), str(tmp_path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
-    assert one["index"] == two["index"] == list(range(11))
-    torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-10, atol=1e-12)
-    assert two["test_mse"] == pytest.approx(one["test_mse"], rel=1e-9)
+    both = [torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2)]
+    for name, metric, episodes in (("statistics", "mse", 11), ("a bias that is not read", "accuracy", 7)):
+        one, two = (found[name] for found in both)
+        assert one["index"] == two["index"] == list(range(episodes))
+        torch.testing.assert_close(two["weights"], one["weights"], rtol=1e-10, atol=1e-12)
+        assert two[f"test_{metric}"] == pytest.approx(one[f"test_{metric}"], rel=1e-9)
 
 
 @pytest.mark.parametrize(

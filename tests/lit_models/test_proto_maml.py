@@ -2,7 +2,9 @@
 
 import copy
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from helpers import bare_trainer
@@ -171,6 +173,53 @@ def test_the_learner_takes_as_many_classes_as_there_are():
         adapted = learner.adapt(x + 0.01 * torch.randn_like(x), names[:n] * 3)
         assert list(adapted.predict(centres[:n] + 0.01)) == names[:n]
         assert adapted.predict_proba(centres[:2]).shape == (2, n)
+
+
+class OneShot(pl.LightningDataModule):
+    support_samples = 1
+
+    def train_dataloader(self):
+        return DataLoader([episodes(5, shots=1)], batch_size=None)
+
+
+def test_a_later_task_may_have_other_shots_than_the_training():
+    learner, (x, labels, others, *_) = ProtoMAML(Conv4((3, 16, 16), 5, width=6)), episodes(3, shots=5, tasks=1)
+
+    def answer(of):
+        return of.adapt(x[0], labels[0].numpy(), steps=2).predict_proba(others[0])
+
+    answers = []
+    ask = pl.callbacks.LambdaCallback(on_train_end=lambda *_: answers.append(answer(learner)))
+    learner.lit_model.double()
+    learner.fit(OneShot(), trainer=bare_trainer(max_steps=1, callbacks=[ask]))
+    never_trained = ProtoMAML(Conv4((3, 16, 16), 5, width=6))
+    never_trained.lit_model.double().load_state_dict(learner.lit_model.state_dict())
+    for found in (*answers, answer(learner)):
+        np.testing.assert_allclose(found, answer(never_trained), rtol=1e-9)
+
+
+def test_logits_are_of_full_precision_under_autocast():
+    lit_model = LitProtoMAML(Conv4((3, 16, 16), 5, width=6)).float()
+    for p in lit_model.parameters():
+        p.data *= 3  # larger features: a logit is a difference of larger numbers
+    batch = EpisodeBatch(*(x.float() if x.is_floating_point() else x for x in episodes(3)))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        (logits,) = lit_model.step_predictions(batch, [0])
+        prototypes = lit_model.initial_weights(batch.support_x, batch.support_y)["head.weight"].double() / 2
+        embedded = lit_model.embed(batch.query_x).double()
+    oracle = 2 * embedded @ prototypes.mT - prototypes.square().sum(-1)[:, None]
+    torch.testing.assert_close(logits.double(), oracle, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", [LitProtoNet, LitProtoMAML])
+def test_the_outer_step_is_one_graph(cls):
+    """For ``--compile``, which would else run it as it is."""
+    lit_model = cls(SinusoidMLP((3, 16, 16), 5, width=4))
+    lit_model.compile_outer_step()
+    lit_model._shots = 2  # as a Trainer sets it
+    batch = episodes(3)
+    compiled = torch.compile(lit_model.outer_scores, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(batch).loss, lit_model.outer_scores(batch).loss)
 
 
 def test_what_has_no_classes_or_no_body_is_refused():

@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from oracles import adapt_one_task, flat_gradient, relative_error
 
-from few_shot.lit_models import LitReptile
+from few_shot.episodes import EpisodeBatch
+from few_shot.lit_models import LitIMAML, LitReptile
+from few_shot.models import Conv4
 
 STEPS, RATE = 5, 0.1
 
@@ -42,3 +44,15 @@ def test_an_update_goes_to_the_mean_of_the_plain_loops_ends(model_and_batch):
         ends.append(torch.cat([w.detach().flatten() for w in weights.values()]))
     start = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
     assert relative_error(gradient, start - torch.stack(ends).mean(0)) < 1e-9
+
+
+@pytest.mark.parametrize("cls", [LitReptile, LitIMAML])
+def test_normalisation_is_trained_too(cls, float64):
+    """Their outer gradient is of what the inner loop adapts: what it left alone would stay as it was drawn."""
+    lit_model = cls(Conv4((3, 16, 16), 2, width=4, norm="batch_shift"), inner_loop_steps=2, inner_lr=RATE)
+    x, y = torch.rand(2, 4, 3, 16, 16), torch.tensor([[0, 0, 1, 1]] * 2)
+    lit_model.outer_scores(EpisodeBatch(x, y, x, y, torch.arange(2))).loss.sum().backward()
+    shifts = [
+        p for m in lit_model.modules() if isinstance(m, torch.nn.BatchNorm2d) for p in m.parameters() if p.requires_grad
+    ]
+    assert shifts and all(p.grad.any() for p in shifts)

@@ -104,7 +104,7 @@ def test_evaluate_tests_the_ensemble_beside_the_checkpoint(finished, tmp_path):
     assert evaluate.main([f"--checkpoint={best}", f"--output_dir={tmp_path}"]) == summary
     episodes = (tmp_path / "ensemble_episodes.csv").read_bytes()
     assert episodes == (folder / "ensemble_episodes.csv").read_bytes()
-    two = evaluate.main([f"--checkpoint={best}", "--ensemble=2"])["ensemble"]
+    two = evaluate.main([f"--checkpoint={folder}", "--ensemble=2"])["ensemble"]
     assert two["members"] == 2 and two["mean"] != summary["ensemble"]["mean"]
     assert "ensemble" not in evaluate.main([f"--checkpoint={best}", "--ensemble=0"])
 
