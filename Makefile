@@ -42,7 +42,7 @@ test: $(STAMP)  ## Run every test
 gradcheck: $(STAMP)  ## Print how MAML's outer gradient compares with one derived by hand in numpy
 	.venv/bin/python tests/numpy_maml.py
 
-compare: $(STAMP)  ## Train every algorithm with an inner loop on the sinusoid and print the table
+compare: $(STAMP)  ## Train every algorithm that can do regression on the sinusoid and print the table
 	.venv/bin/python training/compare.py
 
 overfitting: $(STAMP)  ## Train on few classes of CIFAR-FS; draw and print what closes the gap to validation

@@ -64,7 +64,7 @@ def read_rows(path: Path = ROWS) -> list[Row]:
 def table() -> str:
     """The table in Markdown, a line an experiment; one without a record says so."""
     lines = [
-        "| experiment | queries | result ± 95 % CI | published | episodes | updates | seed | time | command |",
+        "| experiment | queries | result ± 95 % CI | to compare | episodes | updates | seed | time | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in read_rows():
