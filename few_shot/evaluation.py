@@ -17,6 +17,9 @@ from few_shot.whole_files import write_whole
 
 #: An episode has diverged when its query loss is over this many times its own before adaptation.
 DIVERGED_FACTOR = 100.0
+#: A loss of classes, in nats, counts as this much before adaptation if it is less. A learner that starts from
+#: prototypes may be nearly sure then, and one mistake in many would be a hundred times as much.
+LEAST_LOSS_OF_CLASSES = 1.0
 
 
 @dataclass
@@ -27,6 +30,7 @@ class EpisodeResults:
     steps: list[int]  # [S]
     loss: NDArray  # [E, S]
     metric: NDArray  # [E, S]: accuracy in [0, 1] or mean squared error
+    of_classes: bool = False
 
     @staticmethod
     def concatenate(parts: "list[EpisodeResults]") -> "EpisodeResults":
@@ -34,13 +38,14 @@ class EpisodeResults:
         index = np.concatenate([p.index for p in parts])
         order = np.argsort(index, kind="stable")
         loss, metric = (np.concatenate([getattr(p, name) for p in parts])[order] for name in ("loss", "metric"))
-        return EpisodeResults(index[order], parts[0].steps, loss, metric)
+        return EpisodeResults(index[order], parts[0].steps, loss, metric, parts[0].of_classes)
 
     @property
     def diverged(self) -> NDArray[np.bool_]:
         """Which episodes have a query loss that is, at any step, not finite or over 100 times that at step 0."""
+        before = np.maximum(self.loss[:, :1], LEAST_LOSS_OF_CLASSES if self.of_classes else -np.inf)
         with np.errstate(invalid="ignore", over="ignore"):
-            return (~np.isfinite(self.loss) | (self.loss > DIVERGED_FACTOR * self.loss[:, :1])).any(axis=1)
+            return (~np.isfinite(self.loss) | (self.loss > DIVERGED_FACTOR * before)).any(axis=1)
 
     def mean_loss(self, step: int = -1) -> tuple[float | None, float | None]:
         """Mean ± 95 % interval of the query loss at a position of ``steps``; diverged episodes are left out."""
@@ -114,7 +119,9 @@ def read_episodes(path: Path) -> EpisodeResults:
     Raises:
         Damaged: the file holds something else.
     """
-    rows = [list(row.values()) for row in read_table(path)]
+    read = read_table(path)
+    rows = [list(row.values()) for row in read]
+    of_classes = any(METRICS[name].of_classes for row in read[:1] for name in METRICS.keys() & row.keys())
     try:
         numbers = np.array([[int(value) for value in row[:2]] for row in rows]).reshape(len(rows), 2)
         values = np.array([[float(value) for value in row[2:4]] for row in rows]).reshape(len(rows), 2)
@@ -125,7 +132,7 @@ def read_episodes(path: Path) -> EpisodeResults:
             raise ValueError("its episodes have not the same steps")
     except (ValueError, OverflowError, ZeroDivisionError) as error:
         raise Damaged(path, error) from error
-    return EpisodeResults(index[:, 0], steps, loss, metric)
+    return EpisodeResults(index[:, 0], steps, loss, metric, of_classes)
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -54,6 +54,14 @@ def test_which_episodes_have_diverged(episode, diverged):
     assert results([[1.0, 1.0, 1.0], episode]).diverged.tolist() == [False, diverged]
 
 
+def test_of_classes_a_good_start_is_no_yardstick():
+    """One query sample in five wrong, after a start from prototypes that was nearly sure."""
+    found = results([[1e-4, 0.3], [1e-4, 101.0], [1.6, 150.0], [1.6, 170.0]])
+    assert found.diverged.tolist() == [True, True, False, True]
+    found.of_classes = True
+    assert found.diverged.tolist() == [False, True, False, True]
+
+
 def test_a_diverged_episode_leaves_an_error_at_every_step_and_is_named():
     summary = summarize(results([[4.0, 2.0], [2.0, 1.0], [1.0, math.nan]]), "mse", seed=0, transductive=True)
     assert [row["mean"] for row in summary["per_step"]] == [3.0, 1.5]

@@ -13,6 +13,7 @@ from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults
 from few_shot.lit_models.processes import gather
 from few_shot.lit_models.task_scores import TaskScores
+from few_shot.metrics import METRICS
 
 
 class EpisodeCollector:
@@ -35,7 +36,13 @@ class EpisodeCollector:
             BadInput: there is none.
         """
         here = [
-            EpisodeResults(index.cpu().numpy(), steps, loss.double().cpu().numpy(), metric.double().cpu().numpy())
+            EpisodeResults(
+                index.cpu().numpy(),
+                steps,
+                loss.double().cpu().numpy(),
+                metric.double().cpu().numpy(),
+                METRICS[self.metric_name].of_classes,
+            )
             for index, steps, loss, metric in self._batches
         ]
         everywhere = list(itertools.chain(*gather(here)))
