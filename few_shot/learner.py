@@ -33,7 +33,7 @@ from few_shot.lit_models import (
     LitProtoNet,
     LitReptile,
 )
-from few_shot.lit_models.base import LitMetaLearner
+from few_shot.lit_models.base import LitMetaLearner, OuterSchedule
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of
@@ -85,7 +85,7 @@ class Learner:
             as in the papers.
         outer_optimizer: the optimiser of the outer loop.
         outer_lr: its learning rate.
-        outer_schedule: keep the outer rate, or let it fall to zero along a cosine.
+        outer_schedule: keep the outer rate, let it fall to zero along a cosine, or halve it after each tenth.
         tasks_at_once: tasks in memory at the same time; None for as many as is fast.
         fast_path: whether a chain of common layers computes its tasks folded into channels.
         weight_decay: penalty on the squared weights in the outer loop.
@@ -102,7 +102,7 @@ class Learner:
     transductive: bool = True
     outer_optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     outer_lr: float = 1e-3
-    outer_schedule: Literal["constant", "cosine"] = "constant"
+    outer_schedule: OuterSchedule = "constant"
     tasks_at_once: int | None = None
     fast_path: bool = True
     weight_decay: float = 0.0
@@ -333,7 +333,7 @@ class MAMLPlusPlus(MAML):
     lit_class: ClassVar[type[LitMetaLearner]] = LitMAMLPlusPlus
     _: KW_ONLY
     transductive: bool | None = None  # type: ignore[assignment]
-    outer_schedule: Literal["constant", "cosine"] = "cosine"
+    outer_schedule: OuterSchedule = "cosine"
     multi_step_loss_updates: int = 5000
     learned_rates: bool = True
     per_step_bn_statistics: bool = True

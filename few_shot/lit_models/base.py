@@ -25,6 +25,8 @@ from few_shot.lit_models.task_scores import TaskScores
 from few_shot.lit_models.trainer_settings import check_trainer
 from few_shot.private_parts import expect_unused_parameters, keep_buffers_apart
 
+OuterSchedule = Literal["constant", "cosine", "halving"]
+
 
 class LitMetaLearner(RemembersArguments, pl.LightningModule):
     """The outer update of a meta-learning algorithm, for any Lightning Trainer.
@@ -46,7 +48,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             do; off, it takes the support set's statistics.
         outer_optimizer: the optimiser of the outer loop.
         outer_lr: learning rate of the outer loop.
-        outer_schedule: keep the outer rate, or let it fall to zero along a cosine over the training.
+        outer_schedule: keep the outer rate, let it fall to zero along a cosine over the training, or halve it after
+            each tenth of the training.
         tasks_at_once: tasks whose graphs are in memory at the same time in training. None is all of them; on the CPU,
             as many as have 5 million input values, because larger chunks cost memory and save no time.
         fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
@@ -70,7 +73,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         transductive: bool = True,
         outer_optimizer: Literal["adam", "adamw", "sgd"] = "adam",
         outer_lr: float = 1e-3,
-        outer_schedule: Literal["constant", "cosine"] = "constant",
+        outer_schedule: OuterSchedule = "constant",
         tasks_at_once: int | None = None,
         fast_path: bool = True,
         weight_decay: float = 0.0,
@@ -252,7 +255,11 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             return self.outer_lr
         updates = self.trainer.estimated_stepping_batches
         if not 0 < updates < math.inf:
-            raise BadInput("outer_schedule=cosine must know the last update: give the Trainer max_steps.")
+            raise BadInput(
+                f"outer_schedule={self.outer_schedule} must know the last update: give the Trainer max_steps."
+            )
+        if self.outer_schedule == "halving":
+            return self.outer_lr * 0.5 ** int(10 * update / updates)
         return self.outer_lr * (1 + math.cos(math.pi * update / updates)) / 2
 
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:

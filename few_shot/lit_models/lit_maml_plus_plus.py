@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed
@@ -14,7 +14,7 @@ from few_shot.adaptation import over_tasks
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, at_least
 from few_shot.inner_optimizers import Rates, Weights
-from few_shot.lit_models.base import TaskScores
+from few_shot.lit_models.base import OuterSchedule, TaskScores
 from few_shot.lit_models.lit_maml import LitMAML
 from few_shot.lit_models.per_step_batch_norm import PerStepBatchNorm
 from few_shot.private_parts import BatchNorm
@@ -41,7 +41,7 @@ class LitMAMLPlusPlus(LitMAML):
             (BNWB), instead of being adapted by the inner loop.
         first_order_updates: outer updates at the beginning that are first order (DA); 0 for none, as in the authors'
             configuration.
-        outer_schedule: keep the outer rate, or let it fall to zero along a cosine over the training (CA).
+        outer_schedule: keep the outer rate, let it fall to zero along a cosine over the training (CA), or halve it.
         transductive: as in MAML; None is true, but false where running statistics are kept, which true excludes.
     """
 
@@ -55,7 +55,7 @@ class LitMAMLPlusPlus(LitMAML):
         per_step_bn_statistics: bool = True,
         per_step_bn_weights: bool = True,
         first_order_updates: int = 0,
-        outer_schedule: Literal["constant", "cosine"] = "cosine",
+        outer_schedule: OuterSchedule = "cosine",
         transductive: bool | None = None,
         **maml,
     ) -> None:

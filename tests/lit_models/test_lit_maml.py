@@ -91,6 +91,13 @@ def test_cosine_schedule_by_hand(data):
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * (1 - 2**-0.5) / 2)  # of the last update
 
 
+def test_halving_schedule_by_hand(data):
+    lit_model = lit_maml(outer_schedule="halving", outer_lr=0.008)
+    train(lit_model, data, steps=20)
+    rates = [lit_model.outer_rate(update) for update in (0, 1, 2, 3, 4, 19)]
+    assert rates == [0.008, 0.008, 0.004, 0.004, 0.002, 0.008 / 2**9]
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(data):
     lit_model = lit_maml(loss="test_lit_maml.infinite")
     start = flat(lit_model)
