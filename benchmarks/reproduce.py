@@ -191,8 +191,7 @@ class Training:
         commit = note.read_text()
         clone = self.queue / "code" / commit
         if not clone.is_dir():
-            new = clone.with_name("new")
-            shutil.rmtree(new, ignore_errors=True)
+            new = clone.with_name(f"new_{os.getpid()}")  # a clone that was cut off is none, and two may start at once
             git("clone", "--quiet", "--no-checkout", str(ROOT), str(new), cwd=self.queue)
             git("checkout", "--quiet", commit, cwd=new)
             new.rename(clone)
