@@ -21,6 +21,22 @@ MODELS = {
     "ResNetClassifier": ((3, 48, 48), lambda: ResNetClassifier((3, 48, 48), 3)),
 }
 
+#: Files whose tests share a fixture that takes half a minute or more: they go to one process, which makes it once.
+TOGETHER = ("test_web.py", "test_world.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Tests one by one, but for some files. (xdist's own marks for that have no effect with pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if file.endswith(TOGETHER) else nodeid
+
+    return Together(config, log)
+
 
 @pytest.fixture
 def float64():

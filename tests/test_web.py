@@ -25,7 +25,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("web"),
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"),
     pytest.mark.skipif(shutil.which("node") is None, reason="needs Node"),
     pytest.mark.skipif(not (WEB / "dist" / "models").is_dir(), reason="needs the built page (make web-build)"),
