@@ -176,7 +176,12 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     @cached_property
     def folds_convolutions(self) -> bool:
         """Whether the model is convolutional and has a fast path."""
-        return self.folded_layers is not None and any(isinstance(m, nn.Conv2d) for m in self.model.modules())
+        return self.folded_layers is not None and self.is_convolutional
+
+    @property
+    def is_convolutional(self) -> bool:
+        """Whether the model has a convolution of images."""
+        return any(isinstance(m, nn.Conv2d) for m in self.model.modules())
 
     @property
     def combines_by_mean(self) -> bool:
@@ -214,8 +219,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """None of its own. Lightning asks for them first of all, so a Trainer that cannot work is refused here."""
         check_trainer(self.trainer)
-        convolves = any(isinstance(m, nn.Conv2d) for m in self.model.modules())
-        if convolves and isinstance(self.trainer.strategy, DDPStrategy):
+        if self.is_convolutional and isinstance(self.trainer.strategy, DDPStrategy):
             expect_unused_parameters(self.trainer.strategy)
         return []
 
