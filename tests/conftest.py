@@ -1,10 +1,30 @@
 """Every model with a small batch of episodes that fits it, in float64."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from few_shot.episodes import EpisodeBatch
 from few_shot.models import Conv4, ResNet12, ResNetClassifier, SinusoidMLP
+
+
+class NarrowResNet(ResNet):
+    """ResNet-18 with a sixteenth of its channels: second-order gradients of all 11 million weights take long."""
+
+    def __init__(self):
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+        self.fc = torch.nn.Linear(512 // 16, 1)
+
+    def _make_layer(self, block, planes, *rest, **options):
+        return super()._make_layer(block, planes // 16, *rest, **options)
+
+
+def narrow_resnet():
+    with patch("few_shot.models.resnet_classifier.resnet18", NarrowResNet):
+        return ResNetClassifier((3, 48, 48), 3)
+
 
 MODELS = {
     "SinusoidMLP": ((1,), lambda: SinusoidMLP()),
@@ -18,24 +38,34 @@ MODELS = {
     "Conv4-group": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=8, norm="group")),
     "Conv4-none": ((3, 16, 16), lambda: Conv4((3, 16, 16), 3, width=6, norm="none")),
     "ResNet12": ((3, 16, 16), lambda: ResNet12((3, 16, 16), 3, width=3)),
-    "ResNetClassifier": ((3, 48, 48), lambda: ResNetClassifier((3, 48, 48), 3)),
+    "ResNetClassifier": ((3, 48, 48), narrow_resnet),
 }
 
-#: Files whose tests share a fixture that takes half a minute or more: they go to one process, which makes it once.
+#: Tests that share what takes half a minute to make go to one process, which makes it once: the fixtures of these
+#: files, and what the compiler finds out about the machine in every process.
 TOGETHER = ("test_web.py", "test_world.py")
+COMPILED = "compile"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Tests one by one, but for some files. (xdist's own marks for that have no effect with pytest 9.2.)"""
+    """Tests one by one, but for some. (xdist's own marks for that have no effect with pytest 9.2.)"""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            file = nodeid.partition("::")[0]
-            return file if file.endswith(TOGETHER) else nodeid
+            file, _, test = nodeid.partition("::")
+            return file if file.endswith(TOGETHER) else COMPILED if COMPILED in test else nodeid
 
     return Together(config, log)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """A run that the test makes draws none: they take more than half of the time of a run this short."""
+    from training import run_experiment
+
+    monkeypatch.setattr(run_experiment, "show_run", lambda *_: None)
 
 
 @pytest.fixture

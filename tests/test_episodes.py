@@ -188,3 +188,9 @@ def test_a_resumed_run_goes_on_with_the_next_meta_batch():
 def test_fewer_tasks_than_processes_are_refused():
     with pytest.raises(BadInput, match=r"batch_size=2.*3 processes"):
         on_rank(0, 3, batch_size=2).train_dataloader()
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_fewer_episodes_than_processes_are_refused(split):
+    with pytest.raises(BadInput, match=f"^{split}_episodes=1 is fewer than the 2 processes that share them"):
+        getattr(on_rank(0, 2, **{f"{split}_episodes": 1}), f"{split}_dataloader")()

@@ -14,6 +14,8 @@ from benchmarks.pipeline import build_noise_store
 from training import evaluate, report, run_experiment, visualize
 from training.command_line import parse
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)

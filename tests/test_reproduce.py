@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 ROW = Row(
     name="tiny",
     title="Tiny",
-    flags="--data_class=Sinusoid --max_steps=900 --val_check_interval=150 --test_episodes=20 --val_episodes=20",
+    flags="--data_class=Sinusoid --max_steps=400 --val_check_interval=50 --test_episodes=20 --val_episodes=20",
     tests={100: None},
     source=None,
     steps=[1, 10],
@@ -97,7 +97,7 @@ def test_a_row_that_is_stopped_and_moved_leaves_the_record_of_one_never_stopped(
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
     state = second.training.state()
-    assert not second.training.is_trained and "of 900 updates, best validation" in state
+    assert not second.training.is_trained and "of 400 updates, best validation" in state
 
     reproduce.main([*second.flags, "--keep"])
     for path in filter(Path.is_file, started.rglob("*")):

@@ -397,7 +397,7 @@ data = Large(data_dir=sys.argv[1], query_samples=15)
 data.prepare_data()
 built = most - start
 data.setup()
-for i in range(1000):  # one episode at a time: 6.5 MiB, of which a few are alive at once
+for i in range(500):  # one episode at a time: 6.5 MiB, of which a few are alive at once
     data.prepare(data.draw("train", 0, np.arange(i, i + 1)), "train", torch.float32)
 print(built, anonymous() - start)
 """

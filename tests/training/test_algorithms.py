@@ -6,6 +6,8 @@ from helpers import write_random_class_folders
 import few_shot.lit_models
 from training import evaluate, run_experiment
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SINUSOID = ["--data_class=Sinusoid", "--gpus=0", "--width=8", "--batch_size=5", "--val_episodes=4", "--test_episodes=6"]
 SINUSOID += ["--test_inner_loop_steps=2"]
 #: Flags of algorithms that train.

@@ -19,15 +19,11 @@ from few_shot.lit_models.base import LitMetaLearner
 from training import run_experiment
 from training.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 QUICK = ["--data_class=Sinusoid", "--gpus=0", "--width=4", "--batch_size=3", "--val_episodes=3", "--test_episodes=3"]
 QUICK += ["--test_inner_loop_steps=1", "--val_check_interval=2", "--log_every_n_steps=1"]
 RUN = "Sinusoid-LitMAML/version_0"
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """They take half of the time of a run this short."""
-    monkeypatch.setattr(run_experiment, "show_run", lambda *_: None)
 
 
 def run(log_dir, *flags):

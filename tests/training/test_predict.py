@@ -23,6 +23,8 @@ from training import predict, run_experiment
 from training.labels import NONE_OF_THESE, Labels, as_csv
 from training.labels_page import as_page
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 COLOURS = {"blue": (40, 60, 210), "green": (40, 190, 60), "red": (210, 40, 40)}
 SHAPE = (3, 24, 24)
 

@@ -15,6 +15,8 @@ from few_shot.lit_models.base import LitMetaLearner
 from training import predict, run_experiment
 from training.run_folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 QUICK = ["--gpus=0", "--width=4", "--val_check_interval=3", "--max_steps=8", "--log_every_n_steps=1"]
 SINES = [
     "--data_class=Sinusoid",
@@ -32,12 +34,6 @@ def interrupts_are_heard():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """They take half of the time of a run this short."""
-    monkeypatch.setattr(run_experiment, "show_run", lambda *_: None)
 
 
 def run(log_dir, *flags):

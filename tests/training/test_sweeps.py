@@ -9,6 +9,8 @@ from helpers import ROOT, write_random_class_folders
 from training import run_experiment
 from training.command_line import parse
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SWEEPS = sorted((ROOT / "training" / "sweeps").glob("*.yaml"))
 
 
