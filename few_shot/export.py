@@ -67,7 +67,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
             differ; or the folder cannot be written.
     """
     if missing := [package for package in PACKAGES if find_spec(package) is None]:
-        raise BadInput(f"Export needs {' and '.join(missing)}, not installed: pip install few_shot[export].")
+        raise BadInput(f"Export needs {' and '.join(missing)}, not installed: pip install {' '.join(missing)}.")
     from few_shot.onnx.graphs import Adaptation, adaptation_graph, network_graph  # seconds to import
 
     folder = Path(folder).expanduser()

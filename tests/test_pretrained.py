@@ -250,7 +250,7 @@ def test_what_cannot_work_is_told_in_a_sentence(make, sentence):
 
 def test_without_timm_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(BadInput, match=r"timm, which is not installed: pip install few_shot\[timm\]\."):
+    with pytest.raises(BadInput, match=r"timm, which is not installed: pip install timm\."):
         Timm(SHAPE)
 
 

@@ -57,7 +57,7 @@ class RunOptions:
             last is the run in log_dir that has written last; a checkpoint file is its run as it was then. The run's own
             settings hold, except for flags that are given.
         keep_memory: whether the process keeps freed memory for itself instead of returning it to the system (Linux, on
-            the CPU). It makes an update of mini-ImageNet twice as fast.
+            the CPU). Without it an update of mini-ImageNet takes about half as long again.
         wandb: whether to log to Weights & Biases too. Without a network or an API key it logs offline, into the run's
             folder.
         track_grad_norm: log the outer gradient's norm of this order, before it is clipped; --track_grad_norm alone is

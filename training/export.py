@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from few_shot.export import Exported
 from training.command_line import clear_errors, parse_options
 from training.terminal import hide_warnings_of_others, print_result, say
-from training.trained import load_trained
+from training.trained import OwnCode, load_trained
 
 
 @dataclass
-class ExportOptions:
+class ExportOptions(OwnCode):
     """What to export, and where to.
 
     Args:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> Exported:
     with clear_errors():
         hide_warnings_of_others()
         options = parse_options(argv, "Write a learner's adaptation as one ONNX graph.", ExportOptions)
-        learner = load_trained(options.checkpoint)
+        learner = load_trained(options.checkpoint, options)
         say("Exporting takes some seconds, with many inner steps a minute.")
         exported = learner.export(options.output, steps=options.steps)
         print_result(in_words(exported))

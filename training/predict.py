@@ -34,7 +34,7 @@ from training.labels_page import SIZE, as_page, thumbnail
 from training.picture_lists import labelled_pictures, listed_pictures
 from training.run_folder import make_folder
 from training.terminal import hide_warnings_of_others, print_result, say
-from training.trained import load_trained
+from training.trained import OwnCode, load_trained
 
 #: Pictures that are read, and then predicted, at once.
 AT_ONCE = 256
@@ -43,7 +43,7 @@ KNOWN_SIZE = 80
 
 
 @dataclass
-class LabelOptions:
+class LabelOptions(OwnCode):
     """What to label, and by what.
 
     Args:
@@ -58,10 +58,6 @@ class LabelOptions:
             "none of these". null labels every picture.
         steps: gradient steps that adapt the model to the labelled pictures; null is as many as in the run's test.
         skip_bad_images: whether to leave out files that are no pictures, instead of refusing them; they are named.
-        data_class: the run's data set, where it is a class of yours, as my_package.my_file.MyClass.
-        model_class: the run's model, where it is a class of yours.
-        lit_model_class: the run's algorithm, where it is a class of yours.
-        loss: the run's loss, where it is a function of yours.
     """
 
     checkpoint: str
@@ -71,10 +67,6 @@ class LabelOptions:
     threshold: float | None = None
     steps: int | None = None
     skip_bad_images: bool = False
-    data_class: str | None = None
-    model_class: str | None = None
-    lit_model_class: str | None = None
-    loss: str | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -134,8 +126,7 @@ def label(options: LabelOptions) -> Labels:
 
 
 def _load(options: LabelOptions) -> Learner:
-    own = {name: getattr(options, name) for name in ("data_class", "model_class", "lit_model_class", "loss")}
-    learner = load_trained(options.checkpoint, {name: value for name, value in own.items() if value is not None})
+    learner = load_trained(options.checkpoint, options)
     shape, lit_model = learner.inputs.shape, learner.lit_model
     if shape is not None and len(shape) != 3:
         raise BadInput(f"checkpoint={options.checkpoint} was trained on numbers, not on pictures.")

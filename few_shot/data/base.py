@@ -171,8 +171,8 @@ class ImageEpisodes(EpisodeDataModule):
         episode_classes: classes in an episode, N (ways).
         train_episode_classes: classes in a training episode; None for as many as in testing.
         train_classes: use only so many of the training split's classes, the first in sorted order; None for all.
-        shuffle_labels: whether a class takes any label in each episode; off, labels are in the order of the
-            episode's classes, so that the first class of all, say, is always 0, and one in the middle is not.
+        shuffle_labels: whether a class takes any label in each episode; off, an episode's classes are
+            labelled in sorted order, so that the first class of all is always 0.
         augment: whether each training image is shifted by up to a tenth of its size, mirrored, and changed in
             brightness, contrast and saturation by up to 40 percent, at random.
     """

@@ -51,7 +51,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         outer_schedule: keep the outer rate, let it fall to zero along a cosine over the training, or halve it after
             each tenth of the training.
         tasks_at_once: tasks whose graphs are in memory at the same time in training. None is all of them; on the CPU,
-            as many as have 5 million input values, because larger chunks cost memory and save no time.
+            as many as have 5 million input values, because larger chunks take much more memory and hardly less time.
         fast_path: whether a model that is a chain of common layers computes its tasks folded into channels; any other
             model, or off, is vectorised by vmap, to the same result.
         weight_decay: L2 penalty on the model's weights in the outer optimiser (decoupled in adamw).

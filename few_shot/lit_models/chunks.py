@@ -3,7 +3,7 @@
 from few_shot.episodes import EpisodeBatch
 
 #: Input values of tasks that are computed together on the CPU. Two 1-shot tasks of mini-ImageNet have as many. They
-#: fill every cache, so larger chunks take more memory and save no time.
+#: fill every cache, so larger chunks take much more memory and hardly less time.
 VALUES_AT_ONCE = 5_000_000
 
 

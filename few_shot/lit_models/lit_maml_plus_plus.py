@@ -39,8 +39,8 @@ class LitMAMLPlusPlus(LitMAML):
             evaluation (BNRS).
         per_step_bn_weights: whether batch norm's scale and shift are learned for each inner step by the outer loop
             (BNWB), instead of being adapted by the inner loop.
-        first_order_updates: outer updates at the beginning that are first order (DA); 0 for none, as in the authors'
-            configuration.
+        first_order_updates: outer updates at the beginning that are first order (DA); the authors' configuration for
+            mini-ImageNet has eleven epochs of 500.
         outer_schedule: keep the outer rate, let it fall to zero along a cosine over the training (CA), or halve it.
         transductive: as in MAML; None is true, but false where running statistics are kept, which true excludes.
     """

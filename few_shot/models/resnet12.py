@@ -37,7 +37,7 @@ class ResNet12(RemembersArguments, nn.Module):
         output_size: classes.
         width: channels of the first block; the others have 2, 4 and 8 times as many.
         dropout: probability that a feature map is dropped after each block (0 to 1).
-        norm: batch norm, group norm or none.
+        norm: batch norm, batch norm without a scale (batch_shift), group norm or none.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ def _timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ImportError:
-        raise BadInput("Timm needs the package timm, which is not installed: pip install few_shot[timm].") from None
+        raise BadInput("Timm needs the package timm, which is not installed: pip install timm.") from None
 
 
 def _published(name: str) -> Any:
