@@ -87,10 +87,10 @@ def measure(flags: list[str]) -> dict[str, list]:
     found: dict[str, list] = {"updates": list(updates), "train": [], "before": []}
     found["val"] = [list(pair) for pair in zip(means, margins, strict=True)]
     config = run.config()
-    sizes = [f"--query_samples={config['test_query_samples']}", f"--test_episodes={config['val_episodes']}"]
+    episodes = f"--test_episodes={config['val_episodes']}"
     for update in found["updates"]:
         checkpoint = f"--checkpoint={run.checkpoints / f'best-step={update}.ckpt'}"
-        steps = evaluate.main([checkpoint, "--split=train", "--ensemble=0", *sizes])["per_step"]
+        steps = evaluate.main([checkpoint, "--split=train", "--ensemble=0", episodes])["per_step"]
         for part, step in (("before", steps[0]), ("train", steps[-1])):
             found[part].append([step["mean"], step["ci95"]])
     return found

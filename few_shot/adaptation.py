@@ -114,14 +114,18 @@ def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
 
     One of torch.nn.functional that can be asked not to reduce is asked once, for the samples of all tasks.
     """
-    if getattr(F, loss.__name__, None) is not loss or "reduction" not in signature(loss).parameters:
-        return vmap(loss, randomness="different")
+    of_torch = getattr(F, getattr(loss, "__name__", ""), None) is loss
+    at_once = of_torch and "reduction" in signature(loss).parameters
+    return partial(_of_all_samples if at_once else _by_vmap, loss)  # which can be pickled, unlike an inner function
 
-    def losses(predictions: Tensor, targets: Tensor) -> Tensor:
-        each = loss(predictions.flatten(0, 1), targets.flatten(0, 1), reduction="none")
-        return each.unflatten(0, predictions.shape[:2]).flatten(1).mean(1)
 
-    return losses
+def _of_all_samples(loss: Callable[..., Tensor], predictions: Tensor, targets: Tensor) -> Tensor:
+    each = loss(predictions.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    return each.unflatten(0, predictions.shape[:2]).flatten(1).mean(1)
+
+
+def _by_vmap(loss: Callable[..., Tensor], predictions: Tensor, targets: Tensor) -> Tensor:
+    return vmap(loss, randomness="different")(predictions, targets)
 
 
 def head_name(model: nn.Module) -> str:

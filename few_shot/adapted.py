@@ -40,7 +40,7 @@ class Adapted:
         outputs = self.outputs(x)
         if self.classes is not None:
             return self.classes[outputs.argmax(1).cpu().numpy()]
-        return (outputs[:, 0] if self._flat else outputs).cpu().numpy()
+        return _array(outputs[:, 0] if self._flat else outputs)
 
     def predict_proba(self, x: Any) -> NDArray:
         """The probability of each class for each sample, ``[n, N]``, in the order of ``classes``.
@@ -50,15 +50,30 @@ class Adapted:
         """
         if self.classes is None:
             raise BadInput("There are no probabilities: the task is regression.")
-        return self.outputs(x).softmax(1).cpu().numpy()
+        return _array(self.outputs(x).softmax(1))
 
     @torch.no_grad()
     def outputs(self, x: Any) -> Tensor:
-        """The model's outputs for samples, ``[n, outputs]``: logits of classes, or numbers."""
+        """The model's outputs for samples, ``[n, outputs]``: logits of classes, or numbers.
+
+        Raises:
+            BadInput: the samples cannot be used, or the outputs are not finite.
+        """
         samples = self._inputs.tensor(x, self._like)
         parts = [samples] if self._transductive or len(samples) == 0 else samples.split(AT_ONCE)
-        return torch.cat([self.model(part) for part in parts])
+        outputs = torch.cat([self.model(part) for part in parts])
+        if not outputs.isfinite().all():
+            raise BadInput(
+                "The adapted model's outputs are not finite: take fewer inner steps (steps=1), or look for samples or "
+                "targets that are not finite."
+            )
+        return outputs
 
     def __repr__(self) -> str:
         what = "regression" if self.classes is None else f"classes {np.array2string(self.classes, threshold=6)}"
         return f"Adapted({type(self.model).__name__}, {what})"
+
+
+def _array(outputs: Tensor) -> NDArray:
+    """A tensor as an array; numpy has no bfloat16."""
+    return (outputs.float() if outputs.dtype == torch.bfloat16 else outputs).cpu().numpy()

@@ -10,6 +10,7 @@
 Only classes of this package are built. Any other the caller must give.
 """
 
+import contextlib
 import importlib
 import io
 import json
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
@@ -54,27 +56,44 @@ def describe(learner: Any) -> dict[str, Any]:
 
 
 def _record(instance: object, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return {"class": _dotted(type(instance)), "arguments": {k: v for k, v in arguments.items() if _is_plain(v)}}
+    return {"class": _dotted(type(instance)), "arguments": _plain_values(arguments)}
 
 
 def describe_data(data: Any) -> dict[str, Any]:
     """What a checkpoint says of a data module, after its ``setup``, in plain values."""
     facts = {name: getattr(data, name, None) for name in ("input_shape", "loss", "metric", "preprocessing")}
     facts |= data.record() if hasattr(data, "record") else {}
-    return {"class": _dotted(type(data))} | {k: v for k, v in facts.items() if _is_plain(v)}
+    return {"class": _dotted(type(data))} | _plain_values(facts)
 
 
 def _dotted(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether PyTorch's safe reader takes a value."""
+def _plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that PyTorch's safe reader takes, as it takes them."""
+    found = {}
+    for name, value in values.items():
+        with contextlib.suppress(TypeError):
+            found[name] = _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A value of Python's own types: a number of numpy, a tensor of one number and a shape become such.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
+    if isinstance(value, np.generic) or (isinstance(value, Tensor) and value.dim() == 0):
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
     if isinstance(value, list | tuple):
-        return type(value) in (list, tuple) and all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return type(value) is dict and all(map(_is_plain, [*value, *value.values()]))
-    return value is None or type(value) in (bool, int, float, str)
+        return [_plain(v) for v in value] if isinstance(value, list) else tuple(_plain(v) for v in value)
+    if type(value) is dict:
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    raise TypeError(f"{value!r} is not plain")
 
 
 def is_ours(name: str) -> bool:
@@ -112,8 +131,10 @@ def read_any(path: str | Path) -> dict[str, Any]:
         raise BadInput(f"{path} is no checkpoint ({reason(error)}).") from error
     if not isinstance(content, dict) or not are_weights(content.get("state_dict")):
         raise BadInput(f"{path} is no checkpoint: it holds no weights by their names.")
-    if "few_shot" in content and not _are_facts(content["few_shot"]):
-        raise BadInput(f"{path} is damaged: it does not say how to build its learner.")
+    if "few_shot" in content:
+        content["few_shot"] = _facts(content["few_shot"])
+        if content["few_shot"] is None:
+            raise BadInput(f"{path} is damaged: it does not say how to build its learner.")
     return content
 
 
@@ -124,12 +145,17 @@ def _read_weights(path: str | Path) -> dict[str, Any]:
         return {"state_dict": weights, "few_shot": json.loads(file.metadata()["few_shot"])}
 
 
-def _are_facts(facts: Any) -> bool:
-    """Whether it says how to build a learner, as :func:`describe` does."""
-    if not isinstance(facts, dict) or not _is_plain(facts) or not {"learner", "model", "data"} <= facts.keys():
-        return False
+def _facts(found: Any) -> dict[str, Any] | None:
+    """What a file says, if it says how to build a learner, as :func:`describe` does; None if not."""
+    try:
+        facts = _plain(found)
+    except TypeError:
+        return None
+    if not isinstance(facts, dict) or not {"learner", "model", "data"} <= facts.keys():
+        return None
     model = facts["model"]
-    return _is_record(facts["learner"]) and (model is None or _is_record(model)) and _is_of_data(facts["data"])
+    whole = _is_record(facts["learner"]) and (model is None or _is_record(model)) and _is_of_data(facts["data"])
+    return facts if whole else None
 
 
 def _is_record(record: Any) -> bool:

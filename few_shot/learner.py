@@ -34,6 +34,7 @@ from few_shot.lit_models import (
     LitReptile,
 )
 from few_shot.lit_models.base import LitMetaLearner, OuterSchedule
+from few_shot.lit_models.trainer_settings import one_device
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of
@@ -78,7 +79,7 @@ class Learner:
     """What all learners share: a network, and how the outer loop trains it.
 
     Args:
-        model: any module. It is trained in place.
+        model: any module. It is trained in place, and belongs to this learner.
         loss: a function of torch.nn.functional by name, or any by its dotted name; None follows the data.
         metric: accuracy or mse; None follows the data.
         transductive: whether the query samples of a test episode see each other through batch norm in :meth:`score`,
@@ -94,6 +95,7 @@ class Learner:
     """
 
     lit_class: ClassVar[type[LitMetaLearner]]
+    _updates = 0  # that all calls of fit have done
 
     model: nn.Module
     _: KW_ONLY
@@ -115,11 +117,13 @@ class Learner:
     def fit(
         self, data: pl.LightningDataModule | Iterable, *, max_steps: int = 1000, trainer: pl.Trainer | None = None
     ) -> Self:
-        """Meta-train; a second call goes on from the weights of the first.
+        """Meta-train; a second call goes on from the weights of the first, with other tasks.
+
+        The outer optimiser and its schedule start anew with each call.
 
         Args:
             data: a data module of few_shot or of yours, or any iterable of episode batches
-                (:class:`few_shot.episodes.EpisodeBatch`), which is gone through again and again.
+                (:class:`few_shot.episodes.EpisodeBatch`), which is gone through again and again, such as a list.
             max_steps: outer updates.
             trainer: a Trainer of your own, for several GPUs, loggers or checkpoints. Its max_steps counts then.
 
@@ -128,13 +132,16 @@ class Learner:
             TrainingDiverged: the loss is no longer finite.
         """
         at_least(1, max_steps, "max_steps")
-        try:
-            with _no_advice():
-                if trainer is None:
-                    trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
+        with _no_advice():
+            if trainer is None:
+                trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
+            before = self._updates - trainer.global_step  # which is not 0 where a Trainer goes on
+            self.lit_model.updates_before = before
+            try:
                 trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
-        finally:
-            self.lit_model.eval()
+            finally:
+                self._updates = before + trainer.global_step
+                self.lit_model.eval()
         return self
 
     def score(self, data: pl.LightningDataModule | Iterable, *, steps: int | None = None) -> Score:
@@ -173,7 +180,8 @@ class Learner:
             transductive: whether samples that are predicted together see each other through batch norm.
 
         Raises:
-            BadInput: the samples or labels cannot be used, or there are more classes than the model has outputs.
+            BadInput: the samples or labels cannot be used, there are none, or there are more classes than the model has
+                outputs.
         """
         lit_model = self.lit_model
         like = next(lit_model.parameters())
@@ -183,6 +191,8 @@ class Learner:
         classes, support_y = encode(y, None if metric is None else METRICS[metric].of_classes)
         if len(support_x) != len(support_y):
             raise BadInput(f"There are {len(support_x)} samples x and {len(support_y)} labels y: give each sample one.")
+        if len(support_x) == 0:
+            raise BadInput("There are no samples x to adapt to: give one at least.")
         support_y = support_y.to(like.device, like.dtype if classes is None else torch.int64)
         steps = lit_model.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
         number = None if classes is None else len(classes)
@@ -424,9 +434,26 @@ class _Batches:
 
     def __init__(self, batches: Iterable) -> None:
         self.batches = batches
+        self.passes = 0
 
     def __iter__(self) -> Iterator:
-        return iter(self.batches)
+        """One pass.
+
+        Raises:
+            BadInput: there is nothing in it, and Lightning would go through it for ever.
+        """
+        empty = True
+        for batch in self.batches:
+            empty = False
+            yield batch
+        if empty and self.passes > 0:
+            raise BadInput(
+                "The data holds no more episodes, and can be gone through only once: give a list of batches, or a data "
+                "module."
+            )
+        if empty:
+            raise BadInput("The data holds no episode.")
+        self.passes += 1
 
 
 def _as_argument(data: pl.LightningDataModule | Iterable, name: str) -> dict[str, Any]:
@@ -438,7 +465,7 @@ def _trainer(**arguments: Any) -> pl.Trainer:
     """A Trainer on one device that shows its progress and writes nothing."""
     bar = TQDMProgressBar(refresh_rate=max(1, arguments.get("max_steps", 100) // 100))
     off: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    return pl.Trainer(devices=1, callbacks=[bar], **off, **arguments)
+    return pl.Trainer(callbacks=[bar], **one_device(), **off, **arguments)
 
 
 @contextmanager

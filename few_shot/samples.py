@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from few_shot.data.pictures import Preprocessing, check_preprocessing, preprocessing, read_pictures
+from few_shot.data.pictures import CHANNELS, Preprocessing, check_preprocessing, preprocessing, read_pictures
 from few_shot.errors import BadInput
 from few_shot.files import shortened
 from few_shot.limits import COUNT
@@ -31,7 +31,7 @@ class Inputs:
         self.shape = None if shape is None else tuple(shape)
         if self.shape is not None and not all(type(n) is int and 0 < n <= COUNT for n in self.shape):
             raise BadInput(f"Inputs cannot have the shape {shortened(shape)}: what the checkpoint says is damaged.")
-        if how is None and self.shape is not None and len(self.shape) == 3:
+        if how is None and self.shape is not None and len(self.shape) == 3 and self.shape[0] in CHANNELS:
             how = preprocessing(self.shape, crop="center")
         self.how = None if how is None else check_preprocessing(how)
 

@@ -1,22 +1,38 @@
 """The learner from Python: it is its algorithm, predicts what the algorithm predicts, and takes what people have."""
 
 import copy
+import functools
 import inspect
+import pickle
 from dataclasses import MISSING, fields
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers import BatchNormMLP, write_random_class_folders
+from helpers import BatchNormMLP, bare_trainer, write_random_class_folders
 from PIL import Image
+from pytorch_lightning.accelerators import MPSAccelerator
 
 import few_shot
-from few_shot import ANIL, IMAML, MAML, ImageFolders, MAMLPlusPlus, MetaSGD, ProtoNet, Reptile, Sinusoid, load
+from few_shot import (
+    ANIL,
+    IMAML,
+    MAML,
+    ImageFolders,
+    MAMLPlusPlus,
+    MetaSGD,
+    ProtoMAML,
+    ProtoNet,
+    Reptile,
+    Sinusoid,
+    load,
+)
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.learner import LEARNERS
 from few_shot.lit_models import LitMAML
+from few_shot.lit_models.trainer_settings import one_device
 from few_shot.models import Conv4, SinusoidMLP
 
 MEMBERS = pytest.mark.parametrize("cls", LEARNERS, ids=lambda cls: cls.__name__)
@@ -190,6 +206,114 @@ def test_a_saved_learner_comes_back(cls, tmp_path):
     x = torch.rand(5, *SHAPE)
     found = [one.adapt(x, list("abcab")).predict_proba(x) for one in (learner, again)]
     np.testing.assert_array_equal(*found)
+
+
+def test_numbers_of_numpy_and_shapes_of_tensors_are_remembered(tmp_path):
+    model = Conv4(torch.rand(1, 3, 16, 16).shape[1:], np.int64(3), width=torch.tensor(4))
+    MAML(model, inner_lr=np.float32(0.25), inner_loop_steps=np.int64(2)).save(tmp_path / "learner.ckpt")
+    again = load(tmp_path / "learner.ckpt")
+    assert (again.inner_lr, again.inner_loop_steps) == (0.25, 2)
+    assert again.adapt(torch.rand(3, *SHAPE), [0, 1, 2]).predict(torch.rand(2, *SHAPE)).shape == (2,)
+
+
+@pytest.mark.parametrize(("first", "name"), [(ProtoNet, "LitProtoNet"), (MAMLPlusPlus, "LitMAMLPlusPlus")])
+@pytest.mark.parametrize("second", [ProtoNet, ProtoMAML, MAML, MAMLPlusPlus])
+def test_a_module_whose_layers_a_learner_has_changed_is_of_no_use_to_another(first, name, second):
+    model = small_conv()
+    first(model)
+    with pytest.raises(BadInput, match=f"{name} has changed the layers of this Conv4"):
+        second(model)
+    for _ in range(2):
+        MAML(another := small_conv())
+        MAML(another)
+
+
+def test_data_that_ends_is_refused():
+    learner = MAML(SinusoidMLP(width=4), inner_loop_steps=1)
+    data = Sinusoid(support_samples=5, batch_size=2)
+    batches = [data.prepare(data.draw("train", 0, np.arange(i, i + 2)), "train", torch.float32) for i in range(3)]
+    with pytest.raises(BadInput, match="The data holds no episode"):
+        learner.fit([], max_steps=2)
+    with pytest.raises(BadInput, match="can be gone through only once"):
+        learner.fit(iter(batches), max_steps=5)
+    learner.fit(batches, max_steps=5).fit(iter(batches), max_steps=3)
+
+
+def test_a_second_fit_sees_other_tasks():
+    learner, seen = MAML(SinusoidMLP(width=4), inner_loop_steps=1), []
+    outer_scores = learner.lit_model.outer_scores
+
+    def watched(batch):
+        seen.extend(batch.index.tolist())
+        return outer_scores(batch)
+
+    learner.lit_model.outer_scores = watched
+    data = Sinusoid(support_samples=5, batch_size=2)
+    learner.fit(data, max_steps=3).fit(data, max_steps=2)
+    trainer = bare_trainer(max_steps=2)
+    learner.fit(data, trainer=trainer)
+    trainer.fit_loop.epoch_loop.max_steps = 4
+    learner.fit(data, trainer=trainer)  # which goes on
+    assert seen == list(range(2 * (3 + 2 + 4)))
+
+
+def test_what_is_not_finite_is_no_answer():
+    learner = MAML(small_conv(), inner_lr=1e30, inner_loop_steps=1)
+    x = torch.rand(6, *SHAPE)
+    adapted = learner.adapt(x, list("abcabc"), steps=10)
+    for ask in (adapted.predict, adapted.predict_proba):
+        with pytest.raises(BadInput, match="outputs are not finite: take fewer inner steps"):
+            ask(x)
+    with pytest.raises(BadInput, match="There are no samples x to adapt to"):
+        learner.adapt(x[:0], [])
+
+
+def test_a_learner_of_half_precision_answers():
+    data = Sinusoid(support_samples=5, batch_size=2)
+    learner = MAML(SinusoidMLP(width=4), inner_loop_steps=1).fit(
+        data, trainer=bare_trainer(max_steps=1, precision="bf16-true")
+    )
+    assert learner.adapt([0.0, 1.0], [0.0, 1.0], steps=1).predict([0.5]).dtype == np.float32
+    learner = MAML(small_conv().bfloat16())
+    x = torch.rand(3, *SHAPE)
+    assert learner.adapt(x, list("abc"), steps=1).predict_proba(x).shape == (3, 3)
+
+
+smoothed = functools.partial(torch.nn.functional.cross_entropy, label_smoothing=0.1)
+huber = torch.nn.SmoothL1Loss()
+
+
+def test_a_loss_may_be_any_callable():
+    x = torch.rand(3, *SHAPE)
+    own, plain = (MAML(small_conv(), loss=loss, inner_lr=0.5) for loss in ("test_learner.smoothed", None))
+    found = [learner.adapt(x, list("abc"), steps=1).predict_proba(x) for learner in (own, plain)]
+    assert not np.allclose(*found)
+    learner = MAML(SinusoidMLP(width=4), loss="test_learner.huber", inner_loop_steps=1)
+    learner.fit(Sinusoid(support_samples=5, batch_size=2), max_steps=1)
+
+
+def test_a_learner_that_was_fitted_can_be_pickled():
+    learner = MAML(SinusoidMLP(width=4), inner_loop_steps=1).fit(Sinusoid(support_samples=5, batch_size=2), max_steps=1)
+    assert "folded_layers" in learner.lit_model.__dict__
+    again = pickle.loads(pickle.dumps(learner))
+    task = ([0.0, 1.0, 2.0], [0.0, 1.0, 0.5])
+    np.testing.assert_array_equal(*(one.adapt(*task).predict([0.3, 0.4]) for one in (learner, again)))
+
+
+def test_inputs_of_any_number_of_channels(tmp_path):
+    learner, x = MAML(Conv4((4, 16, 16), 2, width=4)), torch.rand(4, 4, 16, 16)
+    assert learner.adapt(x, list("abab")).predict(x).shape == (4,)
+    assert learner.adapt(x.numpy(), list("abab")).predict(x[0:1]).shape == (1,)
+
+
+def test_a_macs_gpu_is_left_alone(monkeypatch):
+    assert one_device()["accelerator"] == "auto"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert one_device()["accelerator"] == "cpu"
+    trainer = bare_trainer(max_steps=1)
+    trainer.strategy.accelerator = MPSAccelerator()
+    with pytest.raises(BadInput, match="use accelerator='cpu'"):
+        trainer.fit(LitMAML(SinusoidMLP()), datamodule=Sinusoid(support_samples=5))
 
 
 def test_a_model_of_ones_own_must_be_given(tmp_path):

@@ -41,7 +41,7 @@ def test_every_arm_is_measured_on_the_training_classes_as_on_validation(images, 
     assert list(found) == list(SCRIPT["ARMS"])
     assert {tuple(result["updates"]) for result in found.values()} == {(1, 2)}
     checkpoints = logs / "augmentation" / "CifarFS-LitMAML" / "version_0" / "checkpoints"
-    sizes = ["--test_episodes=3", "--query_samples=2", "--ensemble=0"]
+    sizes = ["--test_episodes=3", "--ensemble=0"]
     for i, update in enumerate((1, 2)):
         checkpoint = f"--checkpoint={checkpoints / f'best-step={update}.ckpt'}"
         train, val = (evaluate.main([checkpoint, f"--split={split}", *sizes])["mean"] for split in ("train", "val"))

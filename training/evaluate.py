@@ -38,7 +38,8 @@ class EvaluationOptions:
         checkpoint: a run's folder, whose best checkpoint is taken; or a checkpoint file; or a published result's folder
             (benchmarks/results/NAME). The run's own settings hold, except for flags that are given. With --ensemble,
             the other checkpoints are those beside it.
-        split: the classes to draw the episodes from, those of the training, the validation or the test.
+        split: the classes to draw the episodes from, those of the training, the validation or the test. Ways and
+            queries are the test's. Training episodes are drawn from --seed: with train, give another --eval_seed.
         output_dir: folder to write test_metrics.json and test_episodes.csv into; null only prints the result.
     """
 

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 
 from few_shot.evaluation import EpisodeResults, summarize, table
 from few_shot.lit_models.ensemble import LitEnsemble
+from few_shot.lit_models.trainer_settings import one_device
 from training.callbacks import Progress
 from training.run_folder import RunFolder
 from training.terminal import print_result
@@ -47,7 +48,7 @@ def test(
 def score(lit_model: Any, data: Any, steps: int) -> EpisodeResults:
     """Each test episode's result after 0 to ``steps`` inner steps, on one device; nothing is printed or written."""
     off: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    trainer = pl.Trainer(devices=1, callbacks=[Progress()], inference_mode=False, **off)
+    trainer = pl.Trainer(callbacks=[Progress()], inference_mode=False, **one_device(), **off)
     its_own = lit_model.test_inner_loop_steps
     lit_model.test_inner_loop_steps = steps
     try:

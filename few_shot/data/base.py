@@ -70,7 +70,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.seed = at_least(0, seed, "seed")
         self.eval_seed = at_least(0, eval_seed, "eval_seed")
         self.num_workers = at_least(0, num_workers, "num_workers")
-        self.test_split: Split = "test"  # where trainer.test() draws its episodes
+        #: Where trainer.test() draws its episodes. On "train" they are like the test's, and nothing may be trained.
+        self.test_split: Split = "test"
 
     @property
     def output_size(self) -> int:
@@ -94,7 +95,10 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def queries(self, split: Split) -> int:
         """Query samples per class in an episode of the split."""
-        return self.query_samples if split == "train" else self.test_query_samples
+        return self.query_samples if self._trains_on(split) else self.test_query_samples
+
+    def _trains_on(self, split: Split) -> bool:
+        return split == "train" and self.test_split != "train"
 
     def train_dataloader(self) -> DataLoader:
         """Endless meta-batches from the update the run has reached; this process gets its share of each."""
@@ -273,7 +277,7 @@ class ImageEpisodes(EpisodeDataModule):
             if ways > there:
                 flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"
                 raise BadInput(f"{flag}={ways} is more than the {there} classes of the {split} split.")
-            query_flag = "query_samples" if split == "train" else "test_query_samples"
+            query_flag = "query_samples" if self._trains_on(split) else "test_query_samples"
             smallest = int(store.class_sizes.argmin())
             if self.support_samples + self.queries(split) > store.class_sizes[smallest]:
                 raise BadInput(
@@ -284,7 +288,7 @@ class ImageEpisodes(EpisodeDataModule):
 
     def ways(self, split: Split) -> int:
         """Classes in an episode of the split."""
-        return self.train_episode_classes if split == "train" else self.episode_classes
+        return self.train_episode_classes if self._trains_on(split) else self.episode_classes
 
     def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
         """Draw T episodes: for images their rows in the split's store, int64 ``[T, N*K]``, class by class."""
@@ -370,13 +374,16 @@ class _InOrder(_Share):
 
 
 class _UpdatesFromNow(_Share):
-    """The update that the run has reached, the next, … without an end."""
+    """The update that the run has reached, the next, … without an end; after those of earlier runs from Python."""
 
     def __init__(self, data: EpisodeDataModule) -> None:
         self.data = data
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(0 if self.data.trainer is None else self.data.trainer.global_step)
+        trainer = self.data.trainer
+        if trainer is None:
+            return itertools.count()
+        return itertools.count(trainer.global_step + getattr(trainer.lightning_module, "updates_before", 0))
 
     def __len__(self) -> int:
         raise TypeError("training has no end")

@@ -44,7 +44,8 @@ _MOST = (
 )
 _STRIP = 1 << 22  # pixels that are flattened at once
 _LARGE = threading.Lock()  # large pictures are decoded one at a time, however many threads read
-_CHANNELS = (1, 2, 3, 4)  # grey, grey with alpha, colour, colour with alpha
+CHANNELS = (1, 3)  # of what a model takes: grey, or colour
+_CHANNELS = (1, 2, 3, 4)  # of what is read: grey, grey with alpha, colour, colour with alpha
 
 
 class BadPicture(BadInput):
@@ -95,7 +96,7 @@ def check_preprocessing(how: Any) -> Preprocessing:
         numbers = (height, width, through, how["scale"])
         whole = all(type(n) is int and 0 < n <= SIDE for n in numbers) and max(height * width, through**2) <= PIXELS
         whole = (
-            whole and how["channels"] in (1, 3) and how["crop"] in ("center", "none") and type(how["invert"]) is bool
+            whole and how["channels"] in CHANNELS and how["crop"] in ("center", "none") and type(how["invert"]) is bool
         )
         Image.Resampling[how["resample"].upper()]
     except (LookupError, TypeError, ValueError, AttributeError):

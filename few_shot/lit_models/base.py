@@ -59,10 +59,12 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
 
     Raises:
-        BadInput: a number is out of its range, or the loss or the metric is unknown.
+        BadInput: a number is out of its range, the loss or the metric is unknown, or the model belongs to another
+            learner, which has changed its layers.
     """
 
     fixed_ways = True
+    updates_before = 0  # outer updates of earlier trainings, whose tasks are not to come again
 
     def __init__(
         self,
@@ -86,6 +88,11 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         above_zero("gradient_clip_val", gradient_clip_val)
         if weight_decay < 0:
             raise BadInput(f"weight_decay={weight_decay} must not be negative.")
+        if changed_by := getattr(model, "changed_by", None):
+            raise BadInput(
+                f"{changed_by} has changed the layers of this {type(model).__name__}, which is of use to no other "
+                "learner now: give each learner a module of its own."
+            )
         self.model = torch.func.replace_all_batch_norm_modules_(model)
         self.given = {"loss": loss, "metric": metric}
         self.objective = Objective(loss, metric)
@@ -103,6 +110,13 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self._collector = EpisodeCollector()
         self._results: EpisodeResults | None = None
         self._data_facts: dict[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or a process that is sent it, finds the fast path again: it consists of inner functions."""
+        state = super().__getstate__()
+        if state.get("folded_layers") is not None:
+            del state["folded_layers"]
+        return state
 
     # What an algorithm answers.
 
@@ -280,7 +294,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         stop_unless_finite(self.global_step + 1, batch.index, scores.loss, parameters, everywhere)
         optimizer.step()
         trainer: Any = self.trainer
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if trainer.log_every_n_steps and self.global_step % trainer.log_every_n_steps == 0:
             self.log("train_loss", loss, prog_bar=True, sync_dist=True)
             metric = self.objective.metric(batch.query_y)
             if metric.of_classes:  # an error says no more than the loss

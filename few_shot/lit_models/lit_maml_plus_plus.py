@@ -72,6 +72,7 @@ class LitMAMLPlusPlus(LitMAML):
                     )
                     self.model.set_submodule(name, per_step)
                     self.norms.append(per_step)
+                    self.model.__dict__["changed_by"] = type(self).__name__
         if per_step_bn_statistics and self.norms:
             if transductive:
                 raise BadInput(

@@ -1,14 +1,28 @@
 """Settings of a Trainer that cannot work here, refused when a run starts."""
 
+from typing import Any
+
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.accelerators import MPSAccelerator
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 
 from few_shot.errors import BadInput
 
 
+def one_device() -> dict[str, Any]:
+    """A Trainer's arguments for one device: a GPU if there is one, but not a Mac's, which has no float64."""
+    return {"devices": 1, "accelerator": "cpu" if torch.backends.mps.is_available() else "auto"}
+
+
 def check_trainer(trainer: pl.Trainer) -> None:
     """Raise BadInput, in one sentence, if the Trainer's settings and this package's algorithms exclude each other."""
+    if isinstance(trainer.accelerator, MPSAccelerator):
+        raise BadInput(
+            "Trainer(accelerator='mps'), which is the default on a Mac, has no float64, which is needed here: use "
+            "accelerator='cpu'."
+        )
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise BadInput(
             f"Trainer(strategy={type(trainer.strategy).__name__}) splits the model's weights over processes, and the "

@@ -33,6 +33,7 @@ class LitWithoutHead(LitMetaLearner):
         if not self.head:
             raise BadInput(f"{type(self).__name__} needs a model's body, and {type(model).__name__} has only a head.")
         self.model.set_submodule(self.head, nn.Identity())
+        self.model.__dict__["changed_by"] = type(self).__name__
         self._shots: int | None = None
 
     def setup(self, stage: str) -> None:

@@ -305,6 +305,14 @@ def test_episodes_are_augmented_in_training_alone(state, augmented, tmp_path):
     assert all(batch.query_x.max() <= 1 for batch in batches)
 
 
+def test_a_test_on_the_training_split_has_the_tests_ways_and_queries(tmp_path):
+    data = make_tiny(tmp_path, train_episode_classes=5, query_samples=1, test_query_samples=4)
+    for test_split, ways, queries in (("test", 5, 1), ("train", 3, 4)):
+        data.test_split = test_split
+        episodes = data.draw("train", 0, np.arange(2))
+        assert (episodes.support_y.shape, episodes.query_y.shape) == ((2, ways), (2, ways * queries))
+
+
 def test_train_classes_are_the_first_and_of_training_alone(tmp_path):
     data = make_tiny(tmp_path, train_classes=4)
     seen = {s: set(images(data, s, np.arange(50))[1][..., 0, 0, 1].flatten().tolist()) for s in ("train", "test")}

@@ -254,6 +254,18 @@ def test_a_cosine_must_know_its_end(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "logged"), [({}, True), ({"log_every_n_steps": 0}, False), ({"barebones": True}, False)]
+)
+def test_the_training_loss_is_logged_as_often_as_the_trainer_says(arguments, logged, tmp_path):
+    waves = data(batch_size=1)
+    batches = [waves.prepare(waves.draw("train", 0, np.arange(i, i + 1)), "train", torch.float32) for i in range(3)]
+    quiet = {} if "barebones" in arguments else {"enable_progress_bar": False, "enable_model_summary": False}
+    own = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", max_steps=51, max_epochs=-1, **quiet, **arguments)
+    own.fit(LitMAML(SinusoidMLP(width=4), inner_loop_steps=1), DataLoader(batches, batch_size=None))
+    assert ("train_loss" in own.callback_metrics) is logged
+
+
 def test_epochs_of_a_limited_length_go_on_with_new_episodes(tmp_path):
     seen = []
 
