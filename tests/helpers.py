@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ from PIL import Image
 from few_shot.episodes import SPLITS
 
 ROOT = Path(__file__).parents[1]
+
+
+def python_blocks(page):
+    """The examples in Python on a page of the documentation."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)
 
 
 def write_random_class_folders(root, classes, images):

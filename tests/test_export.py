@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from helpers import python_blocks
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -65,6 +66,19 @@ def test_any_number_of_points_and_any_rate(sine, support, query, inner_lr):
         wanted = by_this_rate.adapt(x, x.sin(), steps=step).predict(q)
         np.testing.assert_allclose(predictions, wanted, atol=1e-5)
     assert np.abs(found[2] - found[0]).max() > 1e-2
+
+
+def test_the_pages_example_computes_what_the_learner_does(sine, tmp_path, monkeypatch, capsys):
+    learner, exported = sine
+    (tmp_path / "exported").symlink_to(exported.folder)
+    monkeypatch.chdir(tmp_path)
+    (example,) = python_blocks("web/README.md")
+    shown: dict = {}
+    exec(example, shown)
+    assert capsys.readouterr().out == f"{shown['session'].run(None, shown['task'])[0]}\n"
+    x, q = shown["task"]["support_x"], shown["task"]["query_x"]
+    wanted = MAML(learner.model, metric="mse", inner_lr=0.01).adapt(x, np.sin(x), steps=2).predict(q)
+    np.testing.assert_allclose(shown["session"].run(None, shown["task"])[0][-1], wanted, atol=1e-5)
 
 
 def test_another_runtime_can_put_adapted_weights_into_the_network(sine):
