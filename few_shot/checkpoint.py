@@ -198,7 +198,7 @@ def as_bytes(content: Any) -> bytes:
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint that a path names: itself, or that of a published result's or a run's folder.
 
-    Of a run it is the best one by validation, or the last where none is best.
+    Of a run it is the best one by validation; the last where none is best, or where it was resumed without validation.
 
     Raises:
         BadInput: the folder holds none.
@@ -211,11 +211,14 @@ def find_checkpoint(path: str | Path) -> Path:
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (found := sorted(folder.glob("best-*.ckpt")) + sorted(folder.glob("last.ckpt"))):
         raise BadInput(f"{path} is a folder without checkpoints.")
-    if len(found) > 2 and found[-1].name == "last.ckpt":  # a run that kept several: the last says which is the best
-        states = callback_states(read(found[-1]))
-        best = {Path(str(state.get("best_model_path") or "")).name for state in states if state.get("monitor")}
-        return next((file for file in found if file.name in best), found[0])
-    return found[0]
+    if len(found) == 1 or found[-1].name != "last.ckpt":
+        return found[0]
+    last = read_any(found[-1])  # it says which is the best
+    if isinstance(config := last.get("config"), dict) and config.get("limit_val_batches") == 0:
+        return found[-1]
+    states = callback_states(last)
+    best = {Path(str(state.get("best_model_path") or "")).name for state in states if state.get("monitor")}
+    return next((file for file in found if file.name in best), found[0])
 
 
 def load_learner(path: str | Path, cls: type, model: nn.Module | None, changes: Mapping[str, Any]) -> Any:

@@ -53,7 +53,7 @@ def test_the_pages_commands_run_one_after_the_other(tmp_path):
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
         ran.append(Path(script).name)
     assert ran.count("run_experiment.py") >= 1 and ran.count("predict.py") >= 2
-    rows = list(csv.DictReader((tmp_path / "labels.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "labels.csv").open(encoding="utf-8-sig")))
     assert len(rows) == 33 and (tmp_path / "labels.html").stat().st_size > 33 * 1000
     assert list(rows[0]) == ["file", "label", "probability", *sorted(made_photos.NEW)]
 

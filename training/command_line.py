@@ -17,7 +17,6 @@ import difflib
 import errno
 import importlib
 import inspect
-import json
 import re
 import shutil
 import sys
@@ -227,7 +226,7 @@ def parse(
         BadInput: a class, a config file or a value cannot be used.
         SystemExit: status 2 for a flag that does not exist or whose value has the wrong type.
     """
-    argv = _with_lists(sys.argv[1:] if argv is None else argv, extra)
+    argv, lists = _with_lists(sys.argv[1:] if argv is None else argv, extra)
     flags = _choices(argv, settings_from)
     checkpoint, config_file, log_dir = (flags.pop(flag, None) for flag in (settings_from, "config", "log_dir"))
     from_file = (
@@ -236,8 +235,6 @@ def parse(
     checkpoint = from_file.get(settings_from) if checkpoint is None else checkpoint
     log_dir = log_dir or from_file.get("log_dir") or RunOptions.log_dir
     from_checkpoint: dict[str, Any] = {}
-    if settings_from == "resume" and slurm.has_started_before():
-        checkpoint = run_of_job(log_dir) or checkpoint
     if checkpoint is not None and settings_from == "resume":
         checkpoint, from_checkpoint = find_resumed(checkpoint, log_dir)
     elif checkpoint is not None:
@@ -272,7 +269,7 @@ def parse(
         parser = _parser(description, extra, classes, unused)
         parsed = {k: v for k, v in parsed.items() if k in parser.flags}
     parser.set_defaults(parsed)
-    values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
+    values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict()) | lists
     if settings_from == "resume":
         values["resume"] = defaults.get("resume")  # the checkpoint that was meant
     return Experiment(
@@ -287,6 +284,15 @@ def parse(
         },
         resumed_from=from_checkpoint,
     )
+
+
+def parse_run(argv: Sequence[str] | None, description: str) -> Experiment:
+    """What :func:`parse` does; a job of SLURM that was queued again goes on with the run that it had begun so."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    experiment = parse(argv, description)
+    if slurm.has_started_before() and (begun := run_of_job(experiment.options.log_dir, experiment.config)):
+        experiment = parse([*argv, f"--resume={begun}"], description)
+    return experiment
 
 
 def parse_options(argv: Sequence[str] | None, description: str, options: type) -> Any:
@@ -304,13 +310,16 @@ def parse_options(argv: Sequence[str] | None, description: str, options: type) -
     parser = _Parser(prog=_program(), usage="%(prog)s --flag=value ...", description=description, allow_abbrev=False)
     parser.flags = set(_add_arguments(parser.add_argument_group("Flags"), options, set()))
     _offered.update(parser.flags)
-    argv = _with_lists(sys.argv[1:] if argv is None else argv, options)
-    values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict())
+    argv, lists = _with_lists(sys.argv[1:] if argv is None else argv, options)
+    values = _within_reach(parser.parse_args(_with_values(argv, parser)).as_dict()) | lists
     return options(**{f.name: values[f.name] for f in fields(options)})
 
 
-def _with_lists(argv: Sequence[str], options: type | None) -> list[str]:
+def _with_lists(argv: Sequence[str], options: type | None) -> tuple[list[str], dict[str, list[str]]]:
     """Turn ``--images a b`` and ``--images=a --images=b`` into one value, as jsonargparse takes it.
+
+    A list of texts is empty there, and returned beside: they would be read as YAML, which has no names of files with
+    characters that are none.
 
     Args:
         options: a dataclass; its fields that are lists take several values.
@@ -329,8 +338,8 @@ def _with_lists(argv: Sequence[str], options: type | None) -> list[str]:
         values.setdefault(flag, [])
         if token != flag:
             values[flag].append(value if is_flag else token)
-    as_text = {name: json.dumps(v) if of_text[name] else f"[{', '.join(v)}]" for name, v in values.items()}
-    return [*found, *(f"{name}={text}" for name, text in as_text.items())]
+    found += [f"{name}=[{'' if of_text[name] else ', '.join(v)}]" for name, v in values.items()]
+    return found, {name[2:]: v for name, v in values.items() if of_text[name]}
 
 
 @dataclass

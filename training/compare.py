@@ -19,8 +19,9 @@ if __name__ == "__main__":
     end_while_importing()
 
 from few_shot.errors import TrainingDiverged
+from few_shot.files import given_path
 from few_shot.whole_files import write_whole
-from training.command_line import clear_errors, parse
+from training.command_line import clear_errors, parse_run
 from training.experiment import Experiment
 from training.report import report_of_several
 from training.run_experiment import run
@@ -51,19 +52,20 @@ def main(argv: Sequence[str] | None = None) -> str:
     columns = ["algorithm", *(f"MSE after {step}" for step in STEPS), "diverged", "time", "learned parameters"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     with clear_errors():
+        log_dir = given_path(options.log_dir, "--log_dir")
         folders = []
         for name, own in MEMBERS.items():
             say(f"\n{name}")
             common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
-            experiment = parse([*common, *own, *flags], "compare")
+            experiment = parse_run([*common, *own, *flags], "compare")
             lines.append(f"| {name} | {row(experiment)} |")
-            folder = RunFolder.latest(options.log_dir, experiment.name)
+            folder = RunFolder.latest(log_dir, experiment.name)
             if folder is not None and folder.result() is not None:  # its training has not diverged
                 folders.append(folder)
         table = "\n".join(lines)
         print(f"\nMean squared error ± 95 % CI after so many inner steps, {options.max_steps} outer updates\n\n{table}")
         if folders:
-            report = Path(options.log_dir) / "report.html"
+            report = log_dir / "report.html"
             write_whole(report, report_of_several(folders))
             print(f"\nreport: {report}")
     return table
@@ -81,9 +83,13 @@ def row(experiment: Experiment) -> str:
         return f"training diverged: {error}" + " |" * (len(STEPS) + 2)
     assert summary is not None, "a run without a test"
     results = {result["step"]: (result["mean"], result["ci95"]) for result in summary["per_step"]}
-    cells = [" ± ".join("undefined" if v is None else f"{v:.3f}" for v in results[step]) for step in STEPS]
+    cells = ["–" if step not in results else _cell(*results[step]) for step in STEPS]
     seconds = time.perf_counter() - started
     return " | ".join([*cells, str(summary["diverged"]), f"{seconds:.0f} s", str(learned)])
+
+
+def _cell(*numbers: float | None) -> str:
+    return " ± ".join("undefined" if number is None else f"{number:.3f}" for number in numbers)
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ def draw_gradients(folder: RunFolder) -> "Figure | None":
     figure, axes = new_figure(-(-len(names) // columns), columns, width=2.5, height=1.7, sharex=True, sharey=True)
     for axis, name in zip(axes.flat, names, strict=False):
         shares = np.stack([_shares(cells, edges) for _, cells in logged[name]], axis=1)
-        updates = [update for update, _ in logged[name]]
-        bounds = np.array([updates[0] - 0.5, *(np.convolve(updates, (0.5, 0.5), "valid")), updates[-1] + 0.5])
+        updates = np.array([update for update, _ in logged[name]])
+        bounds = np.array([updates[0] - 0.5, *((updates[1:] + updates[:-1]) / 2), updates[-1] + 0.5])
         rows = np.array([edges[0] - 1, *edges])
         mesh = axis.pcolormesh(bounds, rows, 100 * shares, cmap="Greys", vmin=0, vmax=60, rasterized=True)
         axis.set_title(f"{name} ({plain_number(sizes[name])})", fontsize=8)

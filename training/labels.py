@@ -1,5 +1,6 @@
 """The labels of pictures: as a table, ``labels.csv``, and as a page that shows them, ``labels.html``."""
 
+import codecs
 import csv
 import io
 from collections.abc import Sequence
@@ -70,13 +71,16 @@ def as_csv(labels: Labels) -> bytes:
     Of a picture that is none of these, the probability is the likeliest class's.
 
     Raises:
-        BadInput: a class is called like one of the first columns.
+        BadInput: a class is called like one of the first columns, or like none of them.
     """
     if twice := set(COLUMNS) & set(labels.classes):
         raise BadInput(f"A class cannot be called {min(twice)}, which is a column of the table: rename its folder.")
+    if NONE_OF_THESE in labels.classes:
+        raise BadInput(f"A class cannot be called {NONE_OF_THESE}, which is what an unlikely label becomes: rename it.")
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, *labels.classes])
     for file, label, best, row in zip(labels.files, labels.labels, labels.best, labels.probabilities, strict=True):
         writer.writerow([file, label, *(f"{p:.6f}" for p in (best, *row))])
-    return text.getvalue().encode(errors="surrogateescape")  # names of files are bytes, not always text
+    # With the mark without which Excel takes UTF-8 for something else. Names of files are bytes, not always text.
+    return codecs.BOM_UTF8 + text.getvalue().encode(errors="surrogateescape")

@@ -89,13 +89,15 @@ def label(options: LabelOptions) -> Labels:
         BadInput: something is not there, or is no picture, or the checkpoint is not of pictures.
     """
     table = given_path(options.output, "output")
-    page = table.with_suffix(".html")
-    if page == table or table.is_dir():
+    page = table if table.is_dir() else table.with_suffix(".html")
+    if page == table:
         raise BadInput(f"output={options.output} must be the name of a table, such as labels.csv.")
     learner = _load(options)
     support, strays = labelled_pictures(options.support)
     paths = listed_pictures(options.images, leave_out=(table, page))
     make_folder(table.parent, "output")
+    if not os.access(table.parent, os.W_OK):
+        raise BadInput(f"output={options.output} cannot be written: {table.parent} is read-only.")
 
     known = {name: _read(learner, files, KNOWN_SIZE) for name, files in support.items()}
     _tell([*strays, *(bad for pictures in known.values() for bad in pictures.bad)], options)

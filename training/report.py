@@ -20,6 +20,7 @@ import numpy as np
 from few_shot.errors import BadInput
 from few_shot.evaluation import EpisodeResults
 from few_shot.figure_style import house_style
+from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from few_shot.whole_files import write_whole
 from training.command_line import clear_errors
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if not (folder.path / file).is_file():
                     raise BadInput(f"{folder.path} is no folder of a run: it holds no {file}.")
         written = report_of_one(folders[0]) if len(folders) == 1 else report_of_several(folders)
-        output = Path(options.output)
+        output = given_path(options.output, "--output")
         make_folder(output.parent, "output")
         write_whole(output, written)
         print_result(f"The report is in {output}")
@@ -93,6 +94,8 @@ def report_of_one(folder: RunFolder) -> str:
     title = f"{algorithm_name(config)} on {config.get('data_class', 'unknown data')}"
     parts = [f"<p>{text(folder.path.absolute())}</p>"]
     parts.append(_section("Test", "<p>The run was not tested.</p>" if result is None else result_table(result)))
+    if folder.has_old_test:
+        parts.append("<p>The test is from before the run was resumed: its training has not ended since.</p>")
     pictures = [_figure(svg, caption) for name, caption in PICTURES.items() if (svg := folder.picture(name))]
     parts.append(_section("Pictures", f'<div class="figures">{"".join(pictures)}</div>' if pictures else "<p>none</p>"))
     return page(title, "\n".join([*parts, _record(folder)]), STYLE)
@@ -142,6 +145,11 @@ def _tests_on_the_same_episodes(
         result, episodes = folder.result(), folder.episodes()
         if result is None or episodes is None:
             raise BadInput(f"{folder.path} holds no test, which a comparison needs: its run ended before, or had none.")
+        if folder.has_old_test:
+            raise BadInput(
+                f"{folder.path} was resumed after its test, and its training has not ended since: go on with "
+                f"--resume={folder.path} first."
+            )
         both = f"{first.path} and {folder.path} were tested on other episodes and cannot be compared:"
         for flag in EPISODES:
             if flag == "query_samples" and config.get("test_query_samples") is not None:

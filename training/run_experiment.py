@@ -27,7 +27,7 @@ from few_shot.metrics import METRICS
 from training import slurm
 from training.callbacks import RunRecord
 from training.checkpoints import DamagedState, refusing_a_damaged_state
-from training.command_line import clear_errors, parse
+from training.command_line import clear_errors, parse_run
 from training.devices import device_name, end_launched, world_of
 from training.experiment import Experiment, load_weights
 from training.out_of_memory import explained
@@ -43,7 +43,7 @@ from training.trainer import build_trainer
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """Run one experiment; returns the content of ``test_metrics.json``, or None without a test."""
     with clear_errors():
-        return run(parse(argv, description="Meta-train a model, test it, and leave a record of the run."))
+        return run(parse_run(argv, "Meta-train a model, test it, and leave a record of the run."))
 
 
 def run(experiment: Experiment) -> dict[str, Any] | None:

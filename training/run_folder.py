@@ -115,7 +115,7 @@ class RunFolder:
     @staticmethod
     def of(checkpoint: Path | str) -> "RunFolder | None":
         """The run that a checkpoint, or the folder of a run, belongs to; None where it has no log beside it."""
-        path = Path(checkpoint).absolute()
+        path = given_path(checkpoint, "checkpoint").absolute()
         folders = [path, path.parent.parent]
         return next((RunFolder(folder) for folder in folders if (folder / "metrics.csv").is_file()), None)
 
@@ -231,9 +231,10 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             **({"slurm_job": slurm.job()} if slurm.job() else {}),
         }
-        contents = {"config.yaml": yaml.safe_dump(config, sort_keys=False)}
+        contents: dict[str, str | bytes] = {"config.yaml": yaml.safe_dump(config, sort_keys=False)}
         if data:
-            contents["data.json"] = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+            text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+            contents["data.json"] = text.encode(errors="backslashreplace")  # names of folders are not always text
         if resumed_from is not None:
             if (self.path / "run.json").is_file():
                 facts["resumed"] = self.facts()
@@ -349,6 +350,12 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run, since it was last started or resumed, has come to its end: test, pictures and report."""
         return self.facts().get("finished", False)
+
+    @property
+    def has_old_test(self) -> bool:
+        """Whether its test is of before it was resumed, and its training has not ended since."""
+        facts = self.facts()
+        return self.result() is not None and "resumed" in facts and "test" not in facts.get("seconds", {})
 
     def parts(self) -> list[dict[str, Any]]:
         """The facts of a run and of what it was resumed from, in the order in which they ran."""
@@ -553,10 +560,17 @@ def find_resumed(path: str, log_dir: str) -> tuple[Path, dict[str, Any]]:
     raise BadInput(f"--resume={path}: {folder.path} holds no checkpoint yet; start the run anew.")
 
 
-def run_of_job(log_dir: str) -> str | None:
-    """The folder of the run that this job of SLURM began before it was queued again; None if there is no checkpoint."""
-    found = [run for run in RunFolder.all(log_dir) if run.facts().get("slurm_job") == slurm.job()]
-    return str(found[-1].path) if found and found[-1].last_checkpoint.is_file() else None
+def run_of_job(log_dir: str, config: Mapping[str, Any]) -> str | None:
+    """The folder of the run that this job of SLURM began before it was queued again; None if there is no checkpoint.
+
+    Args:
+        log_dir: folder of all runs.
+        config: the run's settings: a job may have runs of several.
+    """
+    settings = yaml.safe_load(yaml.safe_dump(dict(config)))  # as a run's record has them
+    of_job = (run for run in RunFolder.all(log_dir) if run.facts().get("slurm_job") == slurm.job())
+    found = [run for run in of_job if run.last_checkpoint.is_file() and run.config() == settings]
+    return str(found[-1].path) if found else None
 
 
 def data_record(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def is_first_process() -> bool:
 def print_result(text: str) -> None:
     """Print a result of the command to stdout, from the first process only."""
     if is_first_process():
-        print(text, flush=True)
+        print(_harmless(text), flush=True)
 
 
 def say(message: str) -> None:

@@ -62,7 +62,7 @@ def label(*flags, checkpoint="proto.ckpt"):
 
 
 def rows(path="labels.csv"):
-    return list(csv.DictReader(Path(path).open(newline="", encoding="utf-8")))
+    return list(csv.DictReader(Path(path).open(newline="", encoding="utf-8-sig")))
 
 
 def refusal(capsys, *flags, **more):
@@ -239,6 +239,8 @@ def test_files_that_are_no_pictures_are_named_and_left_out_only_when_asked(here,
         ("no real checkpoint", "proto.ckpt is no checkpoint"),
         ("empty run", "proto.ckpt is a folder without checkpoints"),
         ("class called label", "A class cannot be called label"),
+        ("class called none of these", "A class cannot be called none of these"),
+        ("output is here", "--output=. must be the name of a table"),
         ("output is a folder", "--output=labels.csv must be the name of a table"),
         ("output is a page", "--output=labels.html must be the name of a table"),
         ("steps of none", "--steps=2 is of no use: LitProtoNet has no inner steps"),
@@ -256,8 +258,10 @@ def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(here, capsys
         shutil.rmtree(folder / "red"), shutil.rmtree(folder / "blue")
     elif wrong == "empty class":
         (folder / "empty").mkdir()
-    elif wrong == "class called label":
-        (folder / "red").rename(folder / "label")
+    elif "class called" in wrong:
+        (folder / "red").rename(folder / wrong.removeprefix("class called "))
+    elif wrong == "output is here":
+        flags = ["--output=."]
     elif wrong == "output is a folder":
         Path("labels.csv").mkdir()
     elif wrong == "output is a page":
@@ -272,6 +276,18 @@ def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(here, capsys
             Path("proto.ckpt").mkdir()
     assert said in refusal(capsys, *flags)
     assert not Path("labels.csv").is_file() and not Path("labels.html").exists()
+
+
+def test_names_of_any_kind(here):
+    """In the picture's name, and in the class's: an emoji, a line separator, and a byte that is no UTF-8."""
+    names = ["Ferien \U0001f334.jpg", "a\x85b.jpg", "caf\udce9.jpg"]
+    pictures = sorted(Path("inbox").iterdir())[:3]
+    for picture, name in zip(pictures, names, strict=True):
+        picture.rename(picture.with_name(name))
+    Path("new_classes/red").rename("new_classes/r\udce9d")
+    label("--images", *(f"inbox/{name}" for name in names))
+    written = Path("labels.csv").read_bytes()
+    assert all(os.fsencode(name) in written for name in names) and b"r\xe9d" in written
 
 
 def test_more_classes_than_outputs_name_who_takes_any_number(here, capsys):
@@ -341,6 +357,13 @@ def test_a_run_keeps_its_classes_on_record_and_says_in_plain_words_what_it_has_c
     (command,) = re.findall(r"python training/predict\.py (.*)", printed)
     predict.main(command.split())
     assert len(rows()) == 15
+
+
+def test_a_class_whose_name_is_no_text_is_trained_on_and_on_record(photos):
+    Path("photos/class 0").rename("photos/K\udce4fer")
+    run_experiment.main([*TRAINING, "--lit_model_class=LitProtoNet"])
+    record = json.loads(Path("logs/ImageFolders-LitProtoNet/version_0/data.json").read_text())
+    assert "K\udce4fer" in itertools.chain(*record["classes"].values())
 
 
 def test_a_resumed_run_or_an_evaluation_on_classes_that_were_trained_on_is_refused(photos, capsys):

@@ -108,6 +108,11 @@ def test_runs_of_other_episodes_are_refused_in_one_sentence(maml_and_joint, tmp_
     def no_test(folder):
         (folder / "test_metrics.json").unlink()
 
+    def test_of_before(folder):
+        facts = json.loads((folder / "run.json").read_text())
+        resumed = facts | {"resumed": facts, "seconds": {"training": 1}}
+        (folder / "run.json").write_text(json.dumps(resumed))
+
     def other_classes(folder):
         (folder / "data.json").write_text(json.dumps({"classes": {"test": ["b"]}}))
 
@@ -118,6 +123,7 @@ def test_runs_of_other_episodes_are_refused_in_one_sentence(maml_and_joint, tmp_
         ("a", fewer_shots, maml, "support_samples is 10 and 5"),
         ("b", fewer_episodes, maml, "6 episodes and 5"),
         ("c", no_test, maml, "holds no test"),
+        ("f", test_of_before, maml, "was resumed after its test"),
         ("d", other_classes, with_classes, "the test's classes differ"),
         ("e", lambda folder: (folder / "config.yaml").unlink(), maml, "holds no config.yaml"),
     ):
@@ -127,6 +133,8 @@ def test_runs_of_other_episodes_are_refused_in_one_sentence(maml_and_joint, tmp_
         assert exit_.value.code == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert said in line
+        if change is test_of_before:
+            assert "The test is from before the run was resumed" in report.report_of_one(other)
     assert not (tmp_path / "none.html").exists()
 
 

@@ -151,6 +151,7 @@ def test_resumed_without_validation_the_new_weights_are_kept_and_tested(tmp_path
     assert last(folder)["global_step"] == 9
     assert after["mean"] != before["mean"]
     assert json.loads((folder / "run.json").read_text())["updates"] == 9
+    assert evaluate.main([f"--checkpoint={folder}", "--gpus=0"]) == after
 
 
 def test_without_validation_last_is_still_saved_on_the_way(tmp_path):

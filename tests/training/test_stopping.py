@@ -145,6 +145,11 @@ def test_a_job_of_slurm_is_queued_again_and_goes_on_by_itself(tmp_path, signal_a
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert outcome(run(tmp_path / "stopped")) == never
     assert len(list(tmp_path.glob("stopped/*/version_*"))) == 1
+    run(tmp_path / "stopped")  # another command of the same job, had it been queued once more
+    assert "Nothing is done" in capsys.readouterr().err
+    run(tmp_path / "stopped", "--seed=1")  # its next command begins anew
+    (other,) = tmp_path.glob("stopped/*/version_1")
+    assert RunFolder(other).config()["seed"] == 1 and RunFolder(other).parts()[0].get("resumed") is None
 
 
 SLURM = {"JOB_ID": "71", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}

@@ -94,7 +94,7 @@ def test_the_kept_checkpoints_are_tested_and_validation_is_called_validation(mam
     assert tested[best] == pytest.approx(maml.result()["mean"], rel=1e-5)
 
 
-def test_training_validation_and_gradient_on_one_axis(maml_and_joint):
+def test_training_validation_and_gradient_on_one_axis(maml_and_joint, monkeypatch):
     maml, _ = maml_and_joint
     loss, norm = draw_curves(maml).axes  # the error is the loss, and drawn once
     assert loss.get_ylabel() == "mean squared error" and norm.get_xlabel() == "outer updates"
@@ -103,7 +103,7 @@ def test_training_validation_and_gradient_on_one_axis(maml_and_joint):
     np.testing.assert_allclose(norm.lines[0].get_xydata(), maml.curve("grad_norm"))
 
 
-def test_gradient_histograms_are_read_back_and_drawn(maml_and_joint):
+def test_gradient_histograms_are_read_back_and_drawn(maml_and_joint, monkeypatch):
     maml, joint = maml_and_joint
     logged = maml.gradient_histograms()
     updates = [update for update, _ in maml.curve("grad_norm")]
@@ -118,6 +118,9 @@ def test_gradient_histograms_are_read_back_and_drawn(maml_and_joint):
         shares = axis.collections[0].get_array().reshape(-1, len(updates))
         np.testing.assert_allclose(shares.sum(0), 100)
     assert draw_gradients(joint) is None
+    once = {name: found[:1] for name, found in logged.items()}
+    monkeypatch.setattr(type(maml), "gradient_histograms", lambda folder: once)
+    assert len(draw_gradients(maml).axes[0].collections[0].get_array().reshape(-1, 1)) > 1
 
 
 def test_what_cannot_be_drawn_is_one_sentence(maml_and_joint, capsys, tmp_path):

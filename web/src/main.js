@@ -66,7 +66,12 @@ async function start() {
   find("main").hidden = false;
   sine = new Sine(find("#sine"), learned, random, report);
   draw = new Draw(find("#draw"), omniglot, report);
-  find("#own input").addEventListener("change", (event) => useOwn([...event.target.files]).catch(report));
+  find("#own input").addEventListener("change", ({ target }) => {
+    useOwn([...target.files]).catch(report);
+    target.value = ""; // so that the same files can be chosen again
+  });
+  // What was wrong is over with the next picture, point or file.
+  addEventListener("change", () => find("#problem").replaceChildren(), { capture: true });
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {
     event.preventDefault();

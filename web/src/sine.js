@@ -68,7 +68,8 @@ export class Sine {
   use(model) {
     this.models.learned = model;
     const { steps, rate } = this.control;
-    steps.max = steps.value = model.about.steps;
+    steps.max = Math.min(model.about.steps, this.models.random.about.steps); // both are shown after as many
+    steps.value = steps.max;
     const { default: usual, meaning } = model.about.inner_lr;
     this.section.querySelector(".rate").textContent = meaning === "rate" ? "Learning rate" : "Factor on learned rates";
     Object.assign(rate, { max: 4 * usual, step: usual / 20, value: usual });
@@ -105,9 +106,9 @@ export class Sine {
     for (const [i, name] of NAMES.entries()) {
       const model = this.models[name];
       const predictions = await model.adapt(supportX, targets, queryX, factor * model.about.inner_lr.default);
-      const after = (step) => Array.from(predictions[Math.min(step, predictions.length - 1)], (row) => row[0]);
+      const after = (step) => Array.from(predictions[step], (row) => row[0]);
       const curve = (step, kind) => ({ kind, xs: GRID, ys: after(step).slice(points.length) });
-      const shown = SHOWN_STEPS.filter((step) => step < predictions.length && step !== chosen);
+      const shown = SHOWN_STEPS.filter((step) => step <= this.control.steps.max && step !== chosen);
       const wave = this.wave ? [{ kind: "wave", xs: GRID, ys: this.wave }] : [];
       this.plots[i].draw([...wave, ...shown.map((s) => curve(s, `after-${s}`)), curve(chosen, "chosen")]);
       results.push({
@@ -119,7 +120,7 @@ export class Sine {
   }
 
   tell(points, chosen, results) {
-    const last = this.models.learned.about.steps;
+    const last = this.control.steps.max;
     const steps = [...new Set([...SHOWN_STEPS, chosen])].filter((s) => s <= last).sort((a, b) => a - b);
     fill(
       this.section.querySelector(".errors tbody"),
