@@ -40,6 +40,23 @@ class EpisodeResults:
         loss, metric = (np.concatenate([getattr(p, name) for p in parts])[order] for name in ("loss", "metric"))
         return EpisodeResults(index[order], parts[0].steps, loss, metric, parts[0].of_classes)
 
+    @staticmethod
+    def of_processes(parts: "list[EpisodeResults]") -> "EpisodeResults":
+        """All episodes of the processes, a part each.
+
+        An episode that two have met is counted once: Lightning's sampler fills shares up with some of the others. But
+        where numbers repeat within a process, they are no names of episodes, and all count.
+        """
+        if all(len(np.unique(part.index)) == len(part.index) for part in parts):
+            met: set[int] = set()
+            for i, part in enumerate(parts):
+                new = np.array([number not in met for number in part.index.tolist()], dtype=bool)
+                met |= set(part.index.tolist())
+                parts[i] = EpisodeResults(
+                    part.index[new], part.steps, part.loss[new], part.metric[new], part.of_classes
+                )
+        return EpisodeResults.concatenate(parts)
+
     @property
     def diverged(self) -> NDArray[np.bool_]:
         """Which episodes have a query loss that is, at any step, not finite or over 100 times that at step 0."""
@@ -53,14 +70,19 @@ class EpisodeResults:
 
     def mean_metric(self, name: str, step: int = -1) -> tuple[float | None, float | None]:
         """Mean ± 95 % interval of the metric; what a diverged episode counts as, the metric says."""
-        return mean_ci95(np.array(list(self.by_episode(name, step).values())))
+        return mean_ci95(self._counted(name, step)[1])
 
     def by_episode(self, name: str, step: int = -1) -> dict[int, float]:
         """Each episode's metric by its number; a diverged one is left out or counts as the metric says."""
+        index, values = self._counted(name, step)
+        return dict(zip(index.tolist(), values.tolist(), strict=True))
+
+    def _counted(self, name: str, step: int) -> tuple[NDArray, NDArray]:
+        """The numbers of the episodes that count, and their metric."""
         instead = METRICS[name].when_diverged
         values = self.metric[:, step] if instead is None else np.where(self.diverged, instead, self.metric[:, step])
         counted = ~self.diverged if instead is None else np.ones_like(self.diverged)
-        return dict(zip(self.index[counted].tolist(), values[counted].tolist(), strict=True))
+        return self.index[counted], values[counted]
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float | None, float | None, int]:

@@ -119,7 +119,8 @@ class Learner:
     ) -> Self:
         """Meta-train; a second call goes on from the weights of the first, with other tasks.
 
-        The outer optimiser and its schedule start anew with each call.
+        The outer optimiser and its schedule start anew with each call. A learner that was loaded begins with the first
+        tasks again.
 
         Args:
             data: a data module of few_shot or of yours, or any iterable of episode batches

@@ -124,3 +124,14 @@ def test_a_paired_difference_is_over_the_episodes_that_both_have():
     diverged = results([[1.0, 0.5], [1.0, math.nan]])
     assert diverged.by_episode("mse") == {10: 0.5}
     assert diverged.by_episode("accuracy") == {10: 0.5, 11: 0.0}
+
+
+def test_an_episode_counts_once_unless_numbers_repeat_within_a_process():
+    def part(index, metric):
+        return EpisodeResults(np.array(index), [0], np.ones((len(index), 1)), np.array(metric)[:, None])
+
+    shares = [part([0, 2, 4], [1.0, 3.0, 5.0]), part([1, 3, 0], [2.0, 4.0, 9.0])]  # 0 fills the second share up
+    assert EpisodeResults.of_processes(shares).mean_metric("mse")[0] == 3.0
+    assert EpisodeResults.of_processes(shares).index.tolist() == [0, 1, 2, 3, 4]
+    unnumbered = [part([0, 1, 0, 1], [1.0, 2.0, 3.0, 4.0]), part([0, 1], [5.0, 9.0])]
+    assert EpisodeResults.of_processes(unnumbered).mean_metric("mse")[0] == 4.0

@@ -257,6 +257,87 @@ def test_a_second_fit_sees_other_tasks():
     assert seen == list(range(2 * (3 + 2 + 4)))
 
 
+class NormAndActivation(torch.nn.BatchNorm2d):
+    """As timm has it."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop, self.act = torch.nn.Identity(), torch.nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+def with_norms(*norms):
+    torch.manual_seed(0)
+    end = (torch.nn.Flatten(), torch.nn.Linear(6 * 14 * 14, 3))
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), *norms, *end)
+
+
+def test_a_batch_norm_keeps_the_activation_that_it_holds():
+    x, y, new = torch.rand(6, *SHAPE), torch.arange(3).repeat(2), torch.rand(4, *SHAPE)
+    learner = MAML(with_norms(NormAndActivation(6)), transductive=False, inner_lr=0.1)
+    own = learner.lit_model.step_predictions(EpisodeBatch(*(t[None] for t in (x, y, new, y[:4], y[:1]))), [2])[0][0]
+    torch.testing.assert_close(learner.adapt(x, y, steps=2).outputs(new), own, rtol=1e-4, atol=1e-5)
+    assert any(isinstance(m, torch.nn.ReLU) for m in MAMLPlusPlus(with_norms(NormAndActivation(6))).model.modules())
+
+
+def test_a_batch_norm_that_is_used_twice_is_refused_and_one_that_is_not_used_is_left():
+    x, y = torch.rand(6, *SHAPE), torch.arange(3).repeat(2)
+    norm = torch.nn.BatchNorm2d(6)
+    with pytest.raises(BadInput, match="Sequential holds one layer with weights as 1 and as 3: name it once"):
+        MAML(with_norms(norm, torch.nn.ReLU(), norm))
+    learner = MAML(with_norms(Twice()))
+    with pytest.raises(BadInput, match=r"Sequential uses its batch norm 1\.norm more than once"):
+        learner.adapt(x, y, steps=1)
+    assert learner.adapt(x, y, steps=1, transductive=True).predict(x).shape == (6,)
+    assert MAML(WithAnUnusedNorm()).adapt(x, y, steps=0).predict(x).shape == (6,)
+
+
+class Twice(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(6)
+
+    def forward(self, x):
+        return self.norm(self.norm(x).relu())
+
+
+class WithAnUnusedNorm(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.unused, self.used = torch.nn.BatchNorm2d(2), with_norms(torch.nn.BatchNorm2d(6))
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_a_model_that_is_double_already_is_fitted_and_scored():
+    data = Sinusoid(support_samples=5, batch_size=2, test_episodes=2)
+    learner = MAML(SinusoidMLP(width=4).double(), inner_loop_steps=1).fit(data, max_steps=1)
+    assert learner.score(data).mean > 0
+
+
+class OwnEpisodes(pl.LightningDataModule):
+    """Two samples of one class and one of another, whatever support_samples says."""
+
+    support_samples = 1
+
+    def train_dataloader(self):
+        x, y = torch.rand(2, 3, *SHAPE), torch.tensor([[0, 0, 1]] * 2)
+        return torch.utils.data.DataLoader([EpisodeBatch(x, y, x, y, torch.arange(2))], batch_size=None)
+
+
+def test_classes_of_unequal_size_in_data_of_ones_own():
+    ProtoNet(small_conv()).fit(OwnEpisodes(), max_steps=1)
+
+
+def test_norms_that_are_joined_over_processes_are_refused():
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(with_norms(torch.nn.BatchNorm2d(6)))
+    with pytest.raises(BadInput, match=r"sync_batchnorm=True\) cannot work"):
+        MAML(model).fit(OwnEpisodes(), max_steps=1)
+
+
 def test_what_is_not_finite_is_no_answer():
     learner = MAML(small_conv(), inner_lr=1e30, inner_loop_steps=1)
     x = torch.rand(6, *SHAPE)

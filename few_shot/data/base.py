@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,7 +158,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         assert self.trainer is not None, "a Trainer moves batches; by hand, call prepare()"
         of_test = self.trainer.testing or self.trainer.predicting
         split: Split = "train" if self.trainer.training else self.test_split if of_test else "val"
-        dtype: Any = self.trainer.lightning_module.dtype
+        module = self.trainer.lightning_module
+        # Lightning's own record of the number type misses a model that had it before.
+        dtype: Any = next((p.dtype for p in module.parameters() if p.is_floating_point()), None) or module.dtype
         return self.prepare(batch, split, dtype)
 
     def prepare(self, batch: EpisodeBatch, split: Split, dtype: torch.dtype) -> EpisodeBatch:
@@ -257,10 +259,13 @@ class ImageEpisodes(EpisodeDataModule):
             BadInput: there are not as many classes to train on as asked for, or an episode asks for more classes, or
                 more images of a class, than a split has.
         """
-        new = [s for s in ([self.test_split] if stage in ("test", "predict") else SPLITS) if s not in self.stores]
-        if new:
+        wanted: Sequence[Split] = [self.test_split] if stage in ("test", "predict") else SPLITS
+        opened = {split: self.stores[split] for split in wanted if split in self.stores}
+        if new := [split for split in wanted if split not in opened]:
             folder = self.build_store()
             self.keep({split: self.open_store(folder, split) for split in new})
+        for split, store in opened.items():  # since when the sizes of episodes may be others
+            self._check_sizes(split, store)
 
     def keep(self, stores: dict[Split, ImageStore]) -> None:
         """Check that these splits fill the episodes, and draw from them from now on.
@@ -271,20 +276,28 @@ class ImageEpisodes(EpisodeDataModule):
         for split, store in stores.items():
             if split == "train" and self.train_classes is not None:
                 store = store.first(self.train_classes)
+            self._check_sizes(split, store)
             self.stores[split] = store
-            ways = self.ways(split)
-            there = len(store.class_names) // self.variants
-            if ways > there:
-                flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"
-                raise BadInput(f"{flag}={ways} is more than the {there} classes of the {split} split.")
-            query_flag = "query_samples" if self._trains_on(split) else "test_query_samples"
-            smallest = int(store.class_sizes.argmin())
-            if self.support_samples + self.queries(split) > store.class_sizes[smallest]:
-                raise BadInput(
-                    f"support_samples={self.support_samples} and {query_flag}={self.queries(split)} together are "
-                    f"more than the {store.class_sizes[smallest]} images of class {store.class_names[smallest]} "
-                    f"in the {split} split."
-                )
+
+    def _check_sizes(self, split: Split, store: ImageStore) -> None:
+        ways = self.ways(split)
+        there = len(store.class_names) // self.variants
+        if ways > there:
+            flag = "episode_classes" if ways == self.episode_classes else "train_episode_classes"
+            raise BadInput(f"{flag}={ways} is more than the {there} classes of the {split} split.")
+        query_flag = "query_samples" if self._trains_on(split) else "test_query_samples"
+        smallest = int(store.class_sizes.argmin())
+        if self.support_samples + self.queries(split) > store.class_sizes[smallest]:
+            raise BadInput(
+                f"support_samples={self.support_samples} and {query_flag}={self.queries(split)} together are "
+                f"more than the {store.class_sizes[smallest]} images of class {store.class_names[smallest]} "
+                f"in the {split} split."
+            )
+
+    @property
+    def shots_of_every_class(self) -> int:
+        """How many support samples every class of every episode has; where they differ, there is no such property."""
+        return self.support_samples
 
     def ways(self, split: Split) -> int:
         """Classes in an episode of the split."""

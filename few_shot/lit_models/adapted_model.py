@@ -1,18 +1,12 @@
 """The network after adaptation to one task, as a plain module."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import head_name
 from few_shot.errors import BadInput
 from few_shot.inner_optimizers import Weights
-
-#: The logit of an output that takes no part: its probability, and all gradients through it, are exactly 0.
-OFF = -1e9
 
 
 def with_weights(model: nn.Module, fast_weights: Weights, classes: int | None) -> nn.Module:
@@ -34,17 +28,9 @@ def linear_head(model: nn.Module) -> nn.Linear | None:
     return head if isinstance(head, nn.Linear) and head.bias is not None else None
 
 
-@contextmanager
-def first_outputs(model: nn.Module, classes: int | None) -> Iterator[None]:
-    """In here the model has outputs for so many classes; the others are off. None leaves it as it is.
-
-    Raises:
-        BadInput: it has fewer outputs, or it has more and no linear head whose bias could turn them off.
-    """
-    head = None if classes is None else linear_head(model)
-    if classes is None or (head is not None and head.out_features == classes):
-        yield
-        return
+def check_outputs(model: nn.Module, classes: int) -> None:
+    """Raise BadInput unless a model can have outputs for so many classes: it has fewer, or no linear head."""
+    head = linear_head(model)
     if head is None:
         raise BadInput(
             f"{type(model).__name__} has no linear head: it can only adapt to as many classes as it has outputs."
@@ -54,14 +40,6 @@ def first_outputs(model: nn.Module, classes: int | None) -> Iterator[None]:
             f"There are {classes} classes, and the model has {head.out_features} outputs: ProtoNet and ProtoMAML take "
             "any number of classes."
         )
-    before = head.bias.detach().clone()
-    with torch.no_grad():
-        head.bias[classes:] = OFF
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            head.bias.copy_(before)
 
 
 class NearestPrototype(nn.Module):

@@ -59,8 +59,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
 
     Raises:
-        BadInput: a number is out of its range, the loss or the metric is unknown, or the model belongs to another
-            learner, which has changed its layers.
+        BadInput: a number is out of its range, the loss or the metric is unknown, the model holds a layer twice, or
+            it belongs to another learner, which has changed its layers.
     """
 
     fixed_ways = True
@@ -93,6 +93,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
                 f"{changed_by} has changed the layers of this {type(model).__name__}, which is of use to no other "
                 "learner now: give each learner a module of its own."
             )
+        self._refuse_layers_of_two_names(model)
         self.model = torch.func.replace_all_batch_norm_modules_(model)
         self.given = {"loss": loss, "metric": metric}
         self.objective = Objective(loss, metric)
@@ -110,6 +111,17 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self._collector = EpisodeCollector()
         self._results: EpisodeResults | None = None
         self._data_facts: dict[str, Any] | None = None
+
+    @staticmethod
+    def _refuse_layers_of_two_names(model: nn.Module) -> None:
+        """PyTorch's ``functional_call`` leaves the weights of the call in a layer that it finds under two names."""
+        first: dict[nn.Module, str] = {}
+        for name, layer in model.named_modules(remove_duplicate=False):
+            if first.setdefault(layer, name) != name and list(layer.parameters(recurse=False)):
+                raise BadInput(
+                    f"{type(model).__name__} holds one layer with weights as {first[layer]} and as {name}: name it "
+                    "once, and call it twice in forward()."
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a process that is sent it, finds the fast path again: it consists of inner functions."""
@@ -258,6 +270,11 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """A learner that has predicted or was loaded is in evaluation mode, which Lightning would leave it in."""
+        if any(isinstance(module, nn.SyncBatchNorm) for module in self.model.modules()):
+            raise BadInput(
+                "Trainer(sync_batchnorm=True) cannot work: it would mix each task's statistics with those of another "
+                "process's task."
+            )
         self.train()
 
     def configure_optimizers(self) -> Any:

@@ -1,6 +1,5 @@
 """The results of a validation or a test: collected batch by batch, joined over all processes, logged."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -45,10 +44,10 @@ class EpisodeCollector:
             )
             for index, steps, loss, metric in self._batches
         ]
-        everywhere = list(itertools.chain(*gather(here)))
+        everywhere = [EpisodeResults.concatenate(batches) for batches in gather(here) if batches]
         if not everywhere:
             raise BadInput("The data holds no episode to evaluate.")
-        return EpisodeResults.concatenate(everywhere)
+        return EpisodeResults.of_processes(everywhere)
 
 
 def log_results(module: pl.LightningModule, split: str, results: EpisodeResults, metric_name: str) -> None:

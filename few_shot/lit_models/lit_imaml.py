@@ -24,7 +24,8 @@ class LitIMAML(LitMAML):
 
     MAML's gradient, which passes through the steps, shuns weights whose loss is too sharp for the inner rate; this one
     does not see the steps, and drives there. So a step after which a task's gradient is longer than before is taken
-    back, and tried again at half its rate.
+    back when the next one is due, and tried again at half its rate. The last step is not checked. What momentum and
+    Adam remember is not taken back.
 
     Args:
         proximal_strength: λ, the pull back to the initial weights.

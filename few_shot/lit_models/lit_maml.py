@@ -13,7 +13,7 @@ from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
 from few_shot.fast_path.folded import folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
-from few_shot.lit_models.adapted_model import first_outputs, with_weights
+from few_shot.lit_models.adapted_model import check_outputs, with_weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 from few_shot.lit_models.fixed_norm import fix_norms
 from few_shot.recomputation import Recomputation
@@ -33,6 +33,8 @@ class LitMAML(LitMetaLearner):
             them all: less memory where there are many steps, and more time. It changes nothing where no inner gradient
             is kept anyway: with first_order, and where the fast path computes a trained body once for all steps (ANIL).
     """
+
+    outputs_in_use: int | None = None  # in an adaptation to fewer classes than the model has outputs
 
     def __init__(
         self,
@@ -83,8 +85,10 @@ class LitMAML(LitMetaLearner):
 
     def support_loss(self, support_x: Tensor, support_y: Tensor) -> Callable[[Weights], Tensor]:
         """Each task's support loss ``[T]`` as a function of the fast weights."""
-        predictions = self.predictions_of(support_x)
-        return lambda fast_weights: self.loss(predictions(fast_weights), support_y)
+        predictions, used = self.predictions_of(support_x), self.outputs_in_use
+        if used is None:
+            return lambda fast_weights: self.loss(predictions(fast_weights), support_y)
+        return lambda fast_weights: self.loss(predictions(fast_weights)[..., :used], support_y)
 
     def adapted_weights(self) -> Weights:
         """The parameters that the inner loop adapts: here all that are trained, or all but normalisation's."""
@@ -149,10 +153,16 @@ class LitMAML(LitMetaLearner):
     def adapted_model(
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
-        with torch.inference_mode(False), torch.no_grad(), first_outputs(self.model, classes):
-            # Not one step further: batch norm stays at the step that led to the last weights.
-            adapted = islice(self.adapt(support_x[None], support_y[None], steps), steps, None)
-            model = with_weights(self.model, next(adapted), classes).eval()
+        if classes is not None:
+            check_outputs(self.model, classes)
+        self.outputs_in_use = classes
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                # Not one step further: batch norm stays at the step that led to the last weights.
+                adapted = islice(self.adapt(support_x[None], support_y[None], steps), steps, None)
+                model = with_weights(self.model, next(adapted), classes).eval()
+        finally:
+            self.outputs_in_use = None
         if not transductive:
             fix_norms(model, support_x)
         return model

@@ -17,6 +17,7 @@ from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models.base import OuterSchedule, TaskScores
 from few_shot.lit_models.lit_maml import LitMAML
 from few_shot.lit_models.per_step_batch_norm import PerStepBatchNorm
+from few_shot.models.norm import replace_norm
 from few_shot.private_parts import BatchNorm
 
 #: What the loss after each step but the last weighs at least, times the number of steps (the authors' code).
@@ -70,7 +71,7 @@ class LitMAMLPlusPlus(LitMAML):
                     per_step = PerStepBatchNorm(
                         norm, self.inner_loop_steps, per_step_bn_statistics, per_step_bn_weights
                     )
-                    self.model.set_submodule(name, per_step)
+                    replace_norm(self.model, name, per_step)
                     self.norms.append(per_step)
                     self.model.__dict__["changed_by"] = type(self).__name__
         if per_step_bn_statistics and self.norms:
@@ -139,7 +140,7 @@ class LitMAMLPlusPlus(LitMAML):
         return TaskScores(loss, scores[-1].metric)
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
-        self.anneal(self.global_step)
+        self.anneal(self.global_step + self.updates_before)
 
     def anneal(self, update: int) -> None:
         """Set what changes in training for an outer update: the weights of the steps' losses, the gradient's order."""

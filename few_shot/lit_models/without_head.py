@@ -39,7 +39,7 @@ class LitWithoutHead(LitMetaLearner):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._refuse_numbers()
-        self._shots = getattr(data_module(self.trainer), "support_samples", None)
+        self._shots = getattr(data_module(self.trainer), "shots_of_every_class", None)
 
     def teardown(self, stage: str) -> None:
         super().teardown(stage)

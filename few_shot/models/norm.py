@@ -64,9 +64,16 @@ def freeze_norms(model: nn.Module) -> None:
     for name, norm in list(model.named_modules()):
         if isinstance(norm, BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
             fixed = FixedNorm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
-            # The batch norms of timm hold the dropout and the activation that follow them.
-            after = [child for child in norm.children() if not isinstance(child, nn.Identity)]
-            model.set_submodule(name, nn.Sequential(fixed, *after) if after else fixed)
+            replace_norm(model, name, fixed)
+
+
+def replace_norm(model: nn.Module, name: str, by: nn.Module) -> None:
+    """Put another layer in the place of a model's normalisation, and keep what that holds.
+
+    The batch norms of timm hold the dropout and the activation that follow them.
+    """
+    after = [child for child in model.get_submodule(name).children() if not isinstance(child, nn.Identity)]
+    model.set_submodule(name, nn.Sequential(by, *after) if after else by)
 
 
 def make_activation(kind: Activation) -> nn.Module:

@@ -21,7 +21,7 @@ from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models import LitMAML, LitProtoNet
-from few_shot.lit_models.adapted_model import OFF, linear_head
+from few_shot.lit_models.adapted_model import linear_head
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.without_head import LitWithoutHead
 from few_shot.onnx.derivatives import DECOMPOSITIONS
@@ -29,6 +29,8 @@ from few_shot.private_parts import with_free_size
 
 #: Outputs of ProtoNet's graph, whose learner takes any number of classes.
 MOST_CLASSES = 20
+#: The logit of an output that takes no part: its probability, and cross entropy's gradients through it, are exactly 0.
+OFF = -1e9
 #: How many samples tracing sees. Any do from 2 on; 1 would stay 1.
 SUPPORT, QUERY = 6, 7
 

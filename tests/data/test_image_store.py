@@ -296,7 +296,7 @@ def test_episodes_are_augmented_in_training_alone(state, augmented, tmp_path):
             training=state == "training",
             testing=state in ("testing", "on train"),
             predicting=False,
-            lightning_module=SimpleNamespace(dtype=torch.float32),
+            lightning_module=torch.nn.Linear(1, 1),
         )
         data.test_split = "train" if state == "on train" else "test"
         split = {"training": "train", "validating": "val"}.get(state, data.test_split)
@@ -371,6 +371,19 @@ def test_a_spawned_worker_can_unpickle_what_it_draws_from(tmp_path):
 def test_episodes_larger_than_the_data_are_refused(tmp_path, kwargs, message):
     with pytest.raises(BadInput, match=message):
         make_tiny(tmp_path, **kwargs)
+
+
+def test_what_was_refused_once_is_refused_again(tmp_path):
+    data = Tiny(data_dir=str(tmp_path), episode_classes=3, test_query_samples=50)
+    data.prepare_data()
+    for _ in range(2):
+        with pytest.raises(BadInput, match="test_query_samples=50 together are more"):
+            data.setup()
+    data = make_tiny(tmp_path, query_samples=2)
+    data.test_query_samples = 50
+    data.test_split = "train"
+    with pytest.raises(BadInput, match="test_query_samples=50 together are more"):
+        data.setup("test")
 
 
 MEMORY = """

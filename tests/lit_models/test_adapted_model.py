@@ -36,6 +36,22 @@ def test_fewer_classes_are_as_with_that_many_outputs(cls, backbone, inner_optimi
     assert all(torch.equal(value, before[name]) for name, value in wide.state_dict().items())
 
 
+def smoothed(predictions, targets):
+    return nn.functional.cross_entropy(predictions, targets, label_smoothing=0.2)
+
+
+@pytest.mark.parametrize("loss", [f"{__name__}.smoothed", "multi_margin_loss"])
+def test_fewer_classes_by_any_loss(loss, float64):
+    """The outputs that take no part have no loss either."""
+    torch.manual_seed(0)
+    wide, exact = (LitMAML(Conv4(SHAPE, n, width=6), loss=loss, inner_lr=0.5).eval() for n in (OUTPUTS, CLASSES))
+    exact.load_state_dict(first_rows(wide.state_dict(), exact.state_dict()))
+    x, y, new = torch.rand(6, *SHAPE), torch.tensor([2, 0, 1, 1, 2, 0]), torch.rand(4, *SHAPE)
+    ours, oracle = (lit_model.adapted_model(x, y, 3, CLASSES)(new) for lit_model in (wide, exact))
+    torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-10)
+    assert (oracle - exact.adapted_model(x, y, 0, CLASSES)(new)).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("cls", MEMBERS)
 def test_more_classes_are_refused_with_what_takes_them(cls):
     lit_model, x, y = cls(Conv4(SHAPE, 2, width=4)), torch.rand(3, *SHAPE), torch.arange(3)
