@@ -333,9 +333,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         print(f"{training.row.name}: {training.state()}", flush=True)
         try:
-            status = 0 if training.is_trained else training.train(options.data)
-            if status == 0:
+            if training.is_trained:
                 training.record(options.data)
+                continue
+            status = training.train(options.data)
+            if status == 0:  # in a new process: this one's code may be older by hours than the files it would import
+                own = [*(sys.argv[1:] if arguments is None else arguments), f"--row={training.row.name}"]
+                status = run_nicely([sys.executable, __file__, *own], 0, Path.cwd(), dict(os.environ))
+            if status == 0:
                 continue
         except subprocess.CalledProcessError as error:
             print(error.stderr or "", end="", flush=True)
