@@ -156,7 +156,9 @@ def test_shares_are_exactly_the_whole(total, world_size):
 
 def on_rank(rank, world_size, first_update=0, **kwargs):
     data = Sinusoid(**kwargs)
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, global_step=first_update)
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world_size, global_step=first_update, lightning_module=None
+    )
     return data
 
 
