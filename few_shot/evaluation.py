@@ -47,15 +47,11 @@ class EpisodeResults:
         An episode that two have met is counted once: Lightning's sampler fills shares up with some of the others. But
         where numbers repeat within a process, they are no names of episodes, and all count.
         """
-        if all(len(np.unique(part.index)) == len(part.index) for part in parts):
-            met: set[int] = set()
-            for i, part in enumerate(parts):
-                new = np.array([number not in met for number in part.index.tolist()], dtype=bool)
-                met |= set(part.index.tolist())
-                parts[i] = EpisodeResults(
-                    part.index[new], part.steps, part.loss[new], part.metric[new], part.of_classes
-                )
-        return EpisodeResults.concatenate(parts)
+        whole = EpisodeResults.concatenate(parts)
+        if any(len(np.unique(part.index)) < len(part.index) for part in parts):
+            return whole
+        index, first = np.unique(whole.index, return_index=True)
+        return EpisodeResults(index, whole.steps, whole.loss[first], whole.metric[first], whole.of_classes)
 
     @property
     def diverged(self) -> NDArray[np.bool_]:

@@ -95,7 +95,6 @@ class Learner:
     """
 
     lit_class: ClassVar[type[LitMetaLearner]]
-    _updates = 0  # that all calls of fit have done
 
     model: nn.Module
     _: KW_ONLY
@@ -136,12 +135,11 @@ class Learner:
         with _no_advice():
             if trainer is None:
                 trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
-            before = self._updates - trainer.global_step  # which is not 0 where a Trainer goes on
-            self.lit_model.updates_before = before
+            self.lit_model.updates_before -= trainer.global_step  # which is not 0 where a Trainer goes on
             try:
                 trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
             finally:
-                self._updates = before + trainer.global_step
+                self.lit_model.updates_before += trainer.global_step
                 self.lit_model.eval()
         return self
 

@@ -381,7 +381,7 @@ def test_a_learner_that_was_fitted_can_be_pickled():
     np.testing.assert_array_equal(*(one.adapt(*task).predict([0.3, 0.4]) for one in (learner, again)))
 
 
-def test_inputs_of_any_number_of_channels(tmp_path):
+def test_inputs_of_any_number_of_channels():
     learner, x = MAML(Conv4((4, 16, 16), 2, width=4)), torch.rand(4, 4, 16, 16)
     assert learner.adapt(x, list("abab")).predict(x).shape == (4,)
     assert learner.adapt(x.numpy(), list("abab")).predict(x[0:1]).shape == (1,)

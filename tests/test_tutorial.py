@@ -6,9 +6,10 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from helpers import python_blocks
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tutorial.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+BLOCKS = python_blocks("docs/tutorial.md")
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")

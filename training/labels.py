@@ -71,7 +71,7 @@ def as_csv(labels: Labels) -> bytes:
     Of a picture that is none of these, the probability is the likeliest class's.
 
     Raises:
-        BadInput: a class is called like one of the first columns, or like none of them.
+        BadInput: a class is called like one of the first columns, or :data:`NONE_OF_THESE`.
     """
     if twice := set(COLUMNS) & set(labels.classes):
         raise BadInput(f"A class cannot be called {min(twice)}, which is a column of the table: rename its folder.")

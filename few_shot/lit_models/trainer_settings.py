@@ -1,4 +1,4 @@
-"""Settings of a Trainer that cannot work here, refused when a run starts."""
+"""Settings of a Trainer: those of one device, and those that cannot work here, refused when a run starts."""
 
 from typing import Any
 

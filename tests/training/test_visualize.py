@@ -94,7 +94,7 @@ def test_the_kept_checkpoints_are_tested_and_validation_is_called_validation(mam
     assert tested[best] == pytest.approx(maml.result()["mean"], rel=1e-5)
 
 
-def test_training_validation_and_gradient_on_one_axis(maml_and_joint, monkeypatch):
+def test_training_validation_and_gradient_on_one_axis(maml_and_joint):
     maml, _ = maml_and_joint
     loss, norm = draw_curves(maml).axes  # the error is the loss, and drawn once
     assert loss.get_ylabel() == "mean squared error" and norm.get_xlabel() == "outer updates"
