@@ -28,7 +28,7 @@ import torch
 import yaml
 
 from benchmarks.results_table import RESULTS, ROWS, Row, read_rows
-from few_shot.checkpoint import WEIGHTS, callback_states, save_weights
+from few_shot.checkpoint import WEIGHTS, callback_states, save_learner
 from few_shot.errors import BadInput
 from few_shot.evaluation import read_episodes
 from training.command_line import parse
@@ -215,7 +215,7 @@ class Training:
         data_module, lit_model = parse([f"--config={target / 'config.yaml'}"], "reproduce").modules()
         lit_model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
         lit_model.remember_data(data_module)
-        save_weights(lit_model, target)
+        save_learner(lit_model, target / WEIGHTS)
         last = self.parts()[-1]
         facts = {
             "command": self.row.command,
