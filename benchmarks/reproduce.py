@@ -125,16 +125,23 @@ class Training:
             CalledProcessError: git does not find the commit at which the row was started.
         """
         if self.kept_is_ahead:
+            new = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")  # a copy that is cut off is none
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.copytree(self.kept, new)
             shutil.rmtree(self.folder, ignore_errors=True)
-            shutil.copytree(self.kept, self.folder)
+            new.rename(self.folder)
         code = self.code()
-        if not (code / "data").is_symlink():
-            (code / "data").symlink_to(data.resolve())
+        link = code / "data"
+        if link.is_symlink() and link.resolve() != data.resolve():
+            link.unlink()
+        if not link.is_symlink():
+            link.symlink_to(data.resolve())
         flags = [*shlex.split(self.row.flags), f"--log_dir={self.folder / 'logs'}"]
         if self.last_checkpoint is not None:
             flags.append(f"--resume={self.last_checkpoint}")
         elif self.run is not None:  # stopped before its first checkpoint
-            shutil.rmtree(self.run)
+            with RunFolder(self.run).taken():  # not by another queue
+                shutil.rmtree(self.run)
         temporary = self.folder / "tmp"  # on one file system with the checkpoints
         temporary.mkdir(exist_ok=True)
         environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": ""}
@@ -342,9 +349,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 status = run_nicely([sys.executable, __file__, *own], 0, Path.cwd(), dict(os.environ))
             if status == 0:
                 continue
-        except subprocess.CalledProcessError as error:
-            print(error.stderr or "", end="", flush=True)
-            status = error.returncode
+        except (subprocess.CalledProcessError, BadInput, RuntimeError, SystemExit) as error:
+            print(getattr(error, "stderr", None) or error, flush=True)
+            status = getattr(error, "returncode", 1)
             (training.target / WEIGHTS).unlink(missing_ok=True)
         print(f"{training.row.name}: ended with status {status}; see {training.folder / 'output.txt'}", flush=True)
         failed.append(training.row.name)

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
+from few_shot.attention import plain_attention
+from few_shot.errors import BadInput, check_alike
 from few_shot.inner_optimizers import InnerOptimizer, Rates, Weights
 from few_shot.layer_errors import explain
 from few_shot.private_parts import NormBase
@@ -70,6 +72,10 @@ def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) 
     def predict(weights: Weights, x: Tensor) -> Any:
         if torch.compiler.is_compiling():
             return of_all_tasks(weights, x)
+        with plain_attention():
+            return eagerly(weights, x)
+
+    def eagerly(weights: Weights, x: Tensor) -> Any:
         if model in _ONE_BY_ONE:
             return one_by_one(weights, x)
         try:
@@ -112,7 +118,8 @@ def _stacked(each: Sequence[Any]) -> Any:
 def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
     """A loss that means over one task's samples, as a function of T tasks at once.
 
-    One of torch.nn.functional that can be asked not to reduce is asked once, for the samples of all tasks.
+    One of torch.nn.functional that can be asked not to reduce is asked once, for the samples of all tasks. Any other is
+    vectorised by ``vmap``; one that ``vmap`` cannot follow is called for one task after the other.
     """
     of_torch = getattr(F, getattr(loss, "__name__", ""), None) is loss
     at_once = of_torch and "reduction" in signature(loss).parameters
@@ -120,12 +127,28 @@ def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
 
 
 def _of_all_samples(loss: Callable[..., Tensor], predictions: Tensor, targets: Tensor) -> Tensor:
-    each = loss(predictions.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    if targets.is_floating_point():
+        check_alike(predictions.shape[1:], targets.shape[1:])
+    try:
+        each = loss(predictions.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    except IndexError as error:
+        raise BadInput(
+            f"The model has {predictions.shape[-1]} outputs, and a task has a label beyond them ({error}): label the N "
+            "classes of a task from 0 to N-1, and give the model N outputs."
+        ) from error
     return each.unflatten(0, predictions.shape[:2]).flatten(1).mean(1)
 
 
 def _by_vmap(loss: Callable[..., Tensor], predictions: Tensor, targets: Tensor) -> Tensor:
-    return vmap(loss, randomness="different")(predictions, targets)
+    of_all_tasks = vmap(loss, randomness="different")
+    if torch.compiler.is_compiling():
+        return of_all_tasks(predictions, targets)
+    try:
+        return of_all_tasks(predictions, targets)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return torch.stack([loss(*of_one) for of_one in zip(predictions, targets, strict=True)])
 
 
 def head_name(model: nn.Module) -> str:
@@ -217,7 +240,7 @@ def with_gradients(values: Tensor, weights: Weights, gradients: Weights) -> Tens
     """
     products = [(w * gradients[name].detach()).reshape(len(values), -1).sum(1) for name, w in weights.items()]
     carrier = torch.stack(products).sum(0)
-    return values.detach() + carrier - carrier.detach()
+    return values.detach() + (carrier - carrier.detach())  # exactly the values
 
 
 def predict_apart(predict: Predict, weights: Weights, support_x: Tensor, query_x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from few_shot.errors import BadInput
 
@@ -59,8 +59,17 @@ def _arguments(cls: type, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, A
             found |= dict(zip((p.name for p in parameters), args, strict=False))
         for p in parameters:
             if p.default is not p.empty and p.name not in cls.unused:  # type: ignore[attr-defined]
-                found.setdefault(p.name, p.default)
+                _check_choice(p, found.setdefault(p.name, p.default))
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
         if not open_ended or not base.__module__.startswith("few_shot."):
             break
     return found
+
+
+def _check_choice(parameter: inspect.Parameter, value: Any) -> None:
+    """Raise BadInput if an argument has a few values to choose from, by its annotation, and this is none of them."""
+    annotation = parameter.annotation
+    kinds = [annotation, *get_args(annotation)] if get_origin(annotation) is not Literal else [annotation]
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices and value is not None and value not in choices:
+        raise BadInput(f"{parameter.name}={value} is unknown: choose one of {', '.join(map(str, choices))}.")

@@ -15,6 +15,7 @@ import importlib
 import io
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from few_shot.arguments import RemembersArguments, weights_follow
 from few_shot.errors import BadInput
 from few_shot.files import given_path, open_file
 from few_shot.weight_files import are_weights, read_torch, reason
-from few_shot.whole_files import write_whole
+from few_shot.whole_files import CannotWrite, write_whole
 
 PACKAGE = "few_shot."
 #: The file of a published result's weights.
@@ -173,19 +174,24 @@ def _is_of_data(data: Any) -> bool:
     return all(isinstance(names, list | tuple) and all(isinstance(n, str) for n in names) for names in classes.values())
 
 
-def save_weights(learner: Any, folder: Path) -> None:
-    """Write ``weights.safetensors`` into a folder: the weights, and all that is needed to build their learner."""
-    weights = {name: value.contiguous() for name, value in learner.state_dict().items()}
-    write_whole(folder / WEIGHTS, save(weights, metadata={"few_shot": json.dumps(describe(learner))}))
-
-
 def save_learner(learner: Any, path: str | Path) -> None:
-    """Write a learner's weights, and all that is needed to build it again.
+    """Write a learner's weights, and all that is needed to build it again: as safetensors if the name ends so.
 
     Raises:
         BadInput: the file cannot be written.
     """
-    write_whole(path, as_bytes({"state_dict": learner.state_dict(), "few_shot": describe(learner)}))
+    path = given_path(path, "path")
+    weights, facts = learner.state_dict(), describe(learner)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
+    if path.suffix == ".safetensors":
+        weights = {name: value.contiguous() for name, value in weights.items()}
+        write_whole(path, save(weights, metadata={"few_shot": json.dumps(facts)}))
+    else:  # with what a Trainer wants to see in a checkpoint that it tests
+        of_a_trainer = {"pytorch-lightning_version": version("pytorch-lightning"), "epoch": 0, "global_step": 0}
+        write_whole(path, as_bytes({"state_dict": weights, "few_shot": facts, **of_a_trainer}))
 
 
 def as_bytes(content: Any) -> bytes:
@@ -210,7 +216,9 @@ def find_checkpoint(path: str | Path) -> Path:
         return path / WEIGHTS
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     if not (found := sorted(folder.glob("best-*.ckpt")) + sorted(folder.glob("last.ckpt"))):
-        raise BadInput(f"{path} is a folder without checkpoints.")
+        others = sorted(path.rglob("*.ckpt"))
+        hint = f": give the file, such as {others[0]}" if others else ""
+        raise BadInput(f"{path} is no run's folder with checkpoints (best-*.ckpt, last.ckpt){hint}.")
     if len(found) == 1 or found[-1].name != "last.ckpt":
         return found[0]
     last = read_any(found[-1])  # it says which is the best
@@ -286,11 +294,9 @@ def _built(path: str | Path, kind: Any, arguments: Mapping[str, Any]) -> Any:
     """
     try:
         return kind(**arguments)
-    except BadInput:
-        raise
     except Exception as error:
         words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise BadInput(f"{path} does not fit {kind.__name__}'s constructor: {words}.") from error
+        raise BadInput(f"{path} does not fit {kind.__name__}'s constructor: {words.rstrip('.')}.") from error
 
 
 def _own_class(path: str | Path, name: str) -> type:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from few_shot.episodes import number_type
 from few_shot.errors import BadInput
+from few_shot.evaluating import evaluating
 from few_shot.figure_style import COLOURS, INK, house_style, new_figure
-from few_shot.sheets import can_draw_sheet, ending, evaluating
+from few_shot.sheets import can_draw_sheet, ending
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +59,7 @@ def count_confusion(lit_model: Any, data: Any, episodes: int, steps: int | None 
         drawn = data.draw(split, data.eval_seed, np.arange(first, min(first + data.batch_size, episodes)))
         of_queries, of_support = (store.classes_of(rows.numpy()) for rows in (drawn.query_x, drawn.support_x))
         ways = of_support[:, :: data.support_samples]  # [T, N], the class of each label
-        batch = type(drawn)(*(x.to(lit_model.device) for x in data.prepare(drawn, split, lit_model.dtype)))
+        batch = type(drawn)(*(x.to(lit_model.device) for x in data.prepare(drawn, split, number_type(lit_model))))
         with evaluating(lit_model):
             labels = lit_model.step_predictions(batch, [steps])[0].argmax(-1).cpu().numpy()
         np.add.at(taken, (of_queries, np.take_along_axis(ways, labels, axis=1)), 1)

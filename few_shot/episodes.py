@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from few_shot.errors import BadInput
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -44,6 +46,33 @@ class EpisodeBatch(NamedTuple):
     def all_samples(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets of each task's support and query samples together."""
         return torch.cat([self.support_x, self.query_x], dim=1), torch.cat([self.support_y, self.query_y], dim=1)
+
+
+def number_type(module: Any) -> torch.dtype:
+    """That of a LightningModule's weights. Lightning's own record misses a model that had it before."""
+    weights = module.parameters() if isinstance(module, nn.Module) else ()
+    return next((p.dtype for p in weights if p.is_floating_point()), None) or module.dtype
+
+
+def as_episodes(batch: Any, dtype: torch.dtype) -> EpisodeBatch:
+    """A batch that a person's own data gave: numbers get the model's type, and labels int64.
+
+    Raises:
+        BadInput: it is no :class:`EpisodeBatch` of tensors.
+    """
+    if not isinstance(batch, EpisodeBatch) or not all(isinstance(x, Tensor) for x in batch):
+        what = type(batch).__name__
+        if isinstance(batch, list | tuple):
+            what += f" of {', '.join(dict.fromkeys(type(x).__name__ for x in batch))}"
+        raise BadInput(
+            f"The data gives batches of type {what}: they must be few_shot.episodes.EpisodeBatch, five tensors "
+            "(support_x, support_y, query_x, query_y, index)."
+        )
+    if all(x.dtype == dtype or x.dtype == torch.int64 for x in batch):
+        return batch
+    found = {name: x.to(dtype) if x.is_floating_point() else x for name, x in batch._asdict().items()}
+    labels = {n: found[n].long() for n in ("support_y", "query_y") if not found[n].is_floating_point()}
+    return EpisodeBatch(**{**found, **labels})
 
 
 def philox_4x32(counter: tuple[Any, ...], key: tuple[np.uint64, np.uint64]) -> tuple[NDArray, ...]:

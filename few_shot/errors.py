@@ -1,5 +1,6 @@
 """What is raised for a user's mistake, and for a training that cannot go on."""
 
+import operator
 from collections.abc import Sequence
 
 from few_shot.limits import COUNT
@@ -32,11 +33,24 @@ class TrainingDiverged(RuntimeError):
 
 def at_least(least: int, value: int, name: str) -> int:
     """Return ``value``, or raise BadInput with the argument's name; also if it is larger than any number must be."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise BadInput(f"{name}={value!r} must be a whole number.") from None
     if value < least:
         raise BadInput(f"{name}={value} is too small: it must be at least {least}.")
     if value > COUNT:
         raise BadInput(f"{name}={value} is too large: {COUNT} is the most.")
     return value
+
+
+def check_alike(predictions: Sequence[int], targets: Sequence[int]) -> None:
+    """Raise BadInput unless one task's predictions and numbers to predict have the same shape: they would broadcast."""
+    if list(predictions) != list(targets):
+        raise BadInput(
+            f"For each task the model's predictions have the shape {list(predictions)}, and the targets "
+            f"{list(targets)}: they must be alike, [n, 1] for one number a sample."
+        )
 
 
 def above_zero(name: str, value: float | None) -> None:

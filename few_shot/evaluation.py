@@ -58,7 +58,8 @@ class EpisodeResults:
         """Which episodes have a query loss that is, at any step, not finite or over 100 times that at step 0."""
         before = np.maximum(self.loss[:, :1], LEAST_LOSS_OF_CLASSES if self.of_classes else -np.inf)
         with np.errstate(invalid="ignore", over="ignore"):
-            return (~np.isfinite(self.loss) | (self.loss > DIVERGED_FACTOR * before)).any(axis=1)
+            too_large = (before > 0) & (self.loss > DIVERGED_FACTOR * before)  # a loss below 0 has no such bound
+            return (~np.isfinite(self.loss) | too_large).any(axis=1)
 
     def mean_loss(self, step: int = -1) -> tuple[float | None, float | None]:
         """Mean ± 95 % interval of the query loss at a position of ``steps``; diverged episodes are left out."""

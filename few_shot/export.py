@@ -12,8 +12,9 @@ from typing import Any
 
 from safetensors.torch import save
 
-from few_shot.checkpoint import save_weights
+from few_shot.checkpoint import WEIGHTS, save_learner
 from few_shot.errors import BadInput, at_least
+from few_shot.files import given_path
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.without_head import LitWithoutHead
 from few_shot.metrics import METRICS
@@ -70,8 +71,9 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
         raise BadInput(f"Export needs {' and '.join(missing)}, not installed: pip install {' '.join(missing)}.")
     from few_shot.onnx.graphs import Adaptation, adaptation_graph, network_graph  # seconds to import
 
-    folder = Path(folder).expanduser()
-    if folder.exists() and not (folder / FACTS).is_file():
+    folder = given_path(folder, "folder")
+    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_free and not (folder / FACTS).is_file():
         raise BadInput(f"{folder} is there already, and is no export that could be replaced: give another name.")
     learner = copy.deepcopy(lit_model).cpu().float().eval()
     steps = learner.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
@@ -87,7 +89,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
             new.mkdir()
             graph.save(new / ADAPT, external_data=False)
             network.save(new / MODEL, external_data=False)
-            save_weights(learner, new)
+            save_learner(learner, new / WEIGHTS)
             episodes = _episodes(shape, adaptation.outputs, of_classes)
             check_network(learner, new / MODEL, episodes[0][0].query_x)
             judge = Judge(learner, steps, new / ADAPT, adaptation.rate)
@@ -120,7 +122,10 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
 def _input_shape(learner: LitMetaLearner) -> tuple[int, ...]:
     shape = (learner.data_facts or {}).get("input_shape") or input_shape_of(learner.model)
     if shape is None:
-        raise BadInput("Nothing says what shape the model's inputs have: fit the learner first.")
+        raise BadInput(
+            "Nothing says what shape the model's inputs have: fit the learner on a data module with an input_shape, or "
+            "use a model of few_shot.models."
+        )
     return tuple(shape)
 
 

@@ -7,12 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from few_shot.errors import BadInput
+from few_shot.files import shortened
 
 
-def misfit(name: str, layer: nn.Module, sample_shape: Sequence[int], dtype: torch.dtype) -> BadInput:
-    """The error of a layer that cannot take samples of this shape and number type."""
+def misfit(name: str, layer: nn.Module, sample_shape: Sequence[int], dtype: torch.dtype, error: Exception) -> BadInput:
+    """The error of a layer that cannot take samples of this shape and number type, with what PyTorch says of it."""
     kind = str(dtype).removeprefix("torch.")
-    return BadInput(f"The model's layer {name}, {layer}, cannot take {kind} samples of shape {tuple(sample_shape)}.")
+    reason = shortened(str(error).strip().partition("\n")[0].rstrip("."), 200)
+    return BadInput(
+        f"The model's layer {name}, {layer}, cannot take {kind} samples of shape {tuple(sample_shape)} ({reason})."
+    )
 
 
 def explain(model: nn.Module, x: Tensor, error: Exception) -> Exception:
@@ -28,12 +32,12 @@ def explain(model: nn.Module, x: Tensor, error: Exception) -> Exception:
     try:
         with torch.no_grad():
             model(x)
-    except Exception:
+    except Exception as reason:
         if inside:
             name, layer, args = inside[-1]
             is_torchs = type(layer).__module__.startswith("torch.nn.")  # a layer of the user's own may mean its error
             if is_torchs and args and isinstance(args[0], Tensor):
-                return misfit(name or type(model).__name__, layer, args[0].shape[1:], args[0].dtype)
+                return misfit(name or type(model).__name__, layer, args[0].shape[1:], args[0].dtype, reason)
     finally:
         for hook in hooks:
             hook.remove()

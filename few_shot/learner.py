@@ -4,8 +4,9 @@ A learner is a dataclass. Its fields are the arguments of its algorithm in ``few
 """
 
 import logging
+import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from few_shot.adapted import Adapted
 from few_shot.checkpoint import find_checkpoint, load_learner, save_learner
+from few_shot.data.base import EpisodeDataModule
 from few_shot.errors import BadInput, at_least
 from few_shot.evaluation import EpisodeResults
 from few_shot.export import Exported, export
@@ -34,7 +36,9 @@ from few_shot.lit_models import (
     LitReptile,
 )
 from few_shot.lit_models.base import LitMetaLearner, OuterSchedule
-from few_shot.lit_models.trainer_settings import one_device
+from few_shot.lit_models.objective import loss_name
+from few_shot.lit_models.trainer_settings import one_device, refuse_copies
+from few_shot.lit_models.without_head import LitWithoutHead
 from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of
@@ -80,7 +84,8 @@ class Learner:
 
     Args:
         model: any module. It is trained in place, and belongs to this learner.
-        loss: a function of torch.nn.functional by name, or any by its dotted name; None follows the data.
+        loss: a function that can be imported, or its name: one of torch.nn.functional, or any by its dotted name. None
+            follows the data.
         metric: accuracy or mse; None follows the data.
         transductive: whether the query samples of a test episode see each other through batch norm in :meth:`score`,
             as in the papers.
@@ -98,7 +103,7 @@ class Learner:
 
     model: nn.Module
     _: KW_ONLY
-    loss: str | None = None
+    loss: str | Callable | None = None
     metric: Literal["accuracy", "mse"] | None = None
     transductive: bool = True
     outer_optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -111,7 +116,14 @@ class Learner:
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
 
     def __post_init__(self) -> None:
+        self.loss = loss_name(self.loss)
         self.lit_model = self.lit_class(**{f.name: getattr(self, f.name) for f in fields(self)}).eval()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An argument cannot be changed once the learner is built: it would have no effect."""
+        if "lit_model" in self.__dict__ and name in {f.name for f in fields(self)}:
+            raise BadInput(f"{name} cannot be changed later: give it when you build the {type(self).__name__}.")
+        super().__setattr__(name, value)
 
     def fit(
         self, data: pl.LightningDataModule | Iterable, *, max_steps: int = 1000, trainer: pl.Trainer | None = None
@@ -132,9 +144,10 @@ class Learner:
             TrainingDiverged: the loss is no longer finite.
         """
         at_least(1, max_steps, "max_steps")
-        with _no_advice():
+        with _no_advice(), _interruptible():
             if trainer is None:
                 trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
+            refuse_copies(trainer)
             self.lit_model.updates_before -= trainer.global_step  # which is not 0 where a Trainer goes on
             try:
                 trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
@@ -157,7 +170,7 @@ class Learner:
         its_own = lit_model.test_inner_loop_steps
         lit_model.test_inner_loop_steps = its_own if steps is None else at_least(0, steps, "steps")
         try:
-            with _no_advice():
+            with _no_advice(), _interruptible():
                 _trainer().test(lit_model, **_as_argument(data, "dataloaders"), verbose=False)
         finally:
             lit_model.test_inner_loop_steps = its_own
@@ -185,9 +198,10 @@ class Learner:
         lit_model = self.lit_model
         like = next(lit_model.parameters())
         inputs = self.inputs
-        support_x = inputs.tensor(x, like)
-        metric = lit_model.metric
-        classes, support_y = encode(y, None if metric is None else METRICS[metric].of_classes)
+        with torch.inference_mode(False):
+            support_x = inputs.tensor(x, like)
+        support_x = support_x.clone() if support_x.is_inference() else support_x
+        classes, support_y = encode(y, self._is_of_classes)
         if len(support_x) != len(support_y):
             raise BadInput(f"There are {len(support_x)} samples x and {len(support_y)} labels y: give each sample one.")
         if len(support_x) == 0:
@@ -195,14 +209,21 @@ class Learner:
         support_y = support_y.to(like.device, like.dtype if classes is None else torch.int64)
         steps = lit_model.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
         number = None if classes is None else len(classes)
-        model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
+        try:
+            model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise BadInput(
+                f"There are too few samples x for the model's batch norm ({error}): give more, or larger pictures."
+            ) from error
         return Adapted(model, inputs, classes, like, flat=np.ndim(y) == 1, transductive=transductive)
 
     def plot(self, data: pl.LightningDataModule, *, episode: int = 0, steps: Sequence[int] | None = None) -> "Figure":
         """Draw how the learner adapts to one test task, a curve or pictures; ``.savefig(path)`` writes it.
 
         Args:
-            data: the data module of the tasks; of pictures, after its ``setup``.
+            data: the data module of the tasks.
             episode: the number of the test task, from 0.
             steps: the inner steps after which a curve is drawn, 0 for before adaptation; None for 0, 1 and 10.
                 Pictures are shown before and after the largest of them; None for test_inner_loop_steps.
@@ -210,9 +231,26 @@ class Learner:
         Raises:
             BadInput: the tasks are neither, the learner has no inner loop for a curve, or matplotlib is missing.
         """
+        at_least(0, episode, "episode")
+        if not isinstance(data, EpisodeDataModule):
+            raise BadInput(
+                f"The tasks of a {type(data).__name__} cannot be drawn: give a data module of few_shot, or one derived "
+                "from it."
+            )
+        if steps is not None:
+            steps = [at_least(0, step, "steps") for step in steps]
+        data.prepare_data()
+        data.setup("test")
         if can_draw_sheet(data):
-            return draw_sheet(self.lit_model, data, episode, None if steps is None else max(steps))
-        return draw_fit(self.lit_model, data, episode, (0, 1, 10) if steps is None else steps)
+            return draw_sheet(self.lit_model, data, episode, max(steps) if steps else None)
+        return draw_fit(self.lit_model, data, episode, steps or (0, 1, 10))
+
+    @property
+    def _is_of_classes(self) -> bool | None:
+        """Whether tasks have classes; None if that is not known."""
+        if isinstance(self.lit_model, LitWithoutHead):
+            return True
+        return None if self.lit_model.metric is None else METRICS[self.lit_model.metric].of_classes
 
     @property
     def inputs(self) -> Inputs:
@@ -236,6 +274,9 @@ class Learner:
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that holds all that is needed to use the learner; :func:`load` reads it.
+
+        Args:
+            path: the file. Its folder is made if it is not there. One that ends in .safetensors is of that format.
 
         Raises:
             BadInput: the file cannot be written.
@@ -398,18 +439,20 @@ class ProtoNet(Learner):
 LEARNERS: tuple[type[Learner], ...] = (ANIL, BOIL, MetaSGD, MAMLPlusPlus, IMAML, Reptile, ProtoMAML, ProtoNet, MAML)
 
 
-def load(path: str | Path, model: nn.Module | None = None) -> Learner:
+def load(path: str | Path, model: nn.Module | None = None, loss: str | Callable | None = None) -> Learner:
     """The learner of a checkpoint, as it was trained. Nothing in the file is run as code.
 
     Args:
         path: a checkpoint of :meth:`Learner.save`, of the command line or of a Trainer; or a run's folder, whose best
             checkpoint is taken.
         model: a module to load the weights into; needed where it is not one of few_shot.models.
+        loss: the loss, needed where it is of your own: a function that can be imported, or its dotted name.
 
     Raises:
         BadInput: there is no such checkpoint, or it does not fit the model.
     """
-    return learner_of(load_learner(find_checkpoint(path), LitMetaLearner, model, {}))
+    changes = {} if loss is None else {"loss": loss_name(loss)}
+    return learner_of(load_learner(find_checkpoint(path), LitMetaLearner, model, changes))
 
 
 def learner_of(lit_model: LitMetaLearner) -> Learner:
@@ -468,6 +511,19 @@ def _trainer(**arguments: Any) -> pl.Trainer:
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt in here; Lightning makes an exit of it, and ignores any further one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler or signal.default_int_handler)
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
 def _no_advice() -> Iterator[None]:
     """Lightning's advice, and its warnings of its own code, are not shown in here."""
     log = logging.getLogger("pytorch_lightning")
@@ -479,6 +535,7 @@ def _no_advice() -> Iterator[None]:
                 ".*does not have many workers.*",
                 ".*`LightningModule.configure_optimizers` returned.*",
                 ".*treespec.*is deprecated.*",
+                ".*have no `val_dataloader`.*",
             ):
                 warnings.filterwarnings("ignore", message=message)
             yield

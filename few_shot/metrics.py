@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from few_shot.errors import BadInput
+from few_shot.errors import BadInput, check_alike
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ def _accuracy(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def _mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    if predictions.dim() != targets.dim():  # otherwise a loss of one's own may want it so
+        check_alike(predictions.shape[1:], targets.shape[1:])
     return (predictions - targets).square().flatten(1).mean(-1)
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from few_shot.episodes import number_type
 from few_shot.errors import BadInput
+from few_shot.evaluating import evaluating
 from few_shot.figure_style import COLOURS, DASHES, FAINT, TRUTH, house_style, new_figure, plain_number
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def draw_fit(
         if (truth := truth_of(data)) is not None:
             values = truth("test", data.eval_seed, index, at[None, :, None])[0, :, 0]
             axis.plot(at, values, color=TRUTH, lw=5, label="truth", solid_capstyle="round")
-        _draw_predictions(axis, learner, data.prepare(drawn, "test", learner.dtype), at, sorted(set(steps)))
+        _draw_predictions(axis, learner, data.prepare(drawn, "test", number_type(learner)), at, sorted(set(steps)))
         axis.set(xlabel="x", title=title if len(learners) > 1 else what)
     panels[0, 0].set_ylabel("y")
     if len(learners) > 1:
@@ -84,9 +86,9 @@ def _draw_predictions(axis: "Axes", learner: Any, batch: Any, at: np.ndarray, st
     batch = type(batch)(*(tensor.to(learner.device) for tensor in batch))
     support = batch.support_x[0, :, 0].cpu(), batch.support_y[0, :, 0].cpu()
     axis.plot(*support, "^", ms=7, color=COLOURS[2], mec="white", label="support points", zorder=5)
-    x = torch.as_tensor(at, dtype=learner.dtype, device=learner.device)[None, :, None]
+    x = torch.as_tensor(at, dtype=number_type(learner), device=learner.device)[None, :, None]
     errors = {}
-    with torch.no_grad():
+    with evaluating(learner):
         curve, queries = learner.predictions_of(x), learner.predictions_of(batch.query_x)
         for step, fast_weights in enumerate(learner.adapt(batch.support_x, batch.support_y, max(steps))):
             if step not in steps:

@@ -31,6 +31,7 @@ __all__ = [
     "storage_of",
     "take_over_launched_processes",
     "trace_gradients",
+    "trains_in_copies",
     "with_free_size",
 ]
 
@@ -119,6 +120,15 @@ def take_over_launched_processes() -> list[Any]:
         if thread.name == "child-process-observer":
             found, thread._child_processes = thread._child_processes, []  # type: ignore[attr-defined]
     return found
+
+
+def trains_in_copies(trainer: Any) -> bool:
+    """Whether a Lightning Trainer trains copies of the module, in processes of its own, and gives back weights alone.
+
+    Correctness: what else a learner has come to know in its training stays in those processes.
+    """
+    kinds = type(trainer.strategy.launcher).__mro__
+    return any(kind.__name__ == "_MultiProcessingLauncher" for kind in kinds)
 
 
 def came_from_restoring(error: BaseException) -> bool:

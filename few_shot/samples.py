@@ -1,7 +1,7 @@
 """What a person gives a learner, as the tensors that it computes with: inputs of any kind, and labels of any kind."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Inputs:
     """
 
     def __init__(self, shape: Sequence[int] | None, how: Preprocessing | None) -> None:
+        self.scaled = how is not None  # the training's pictures were, from 0 to 1
         self.shape = None if shape is None else tuple(shape)
         if self.shape is not None and not all(type(n) is int and 0 < n <= COUNT for n in self.shape):
             raise BadInput(f"Inputs cannot have the shape {shortened(shape)}: what the checkpoint says is damaged.")
@@ -46,7 +47,12 @@ class Inputs:
             BadInput: something cannot be read, or has another shape than the model takes.
         """
         if self._is_prepared(x):
-            prepared = torch.as_tensor(x)
+            prepared = torch.stack(list(map(torch.as_tensor, x))) if isinstance(x, list | tuple) else torch.as_tensor(x)
+            if self.scaled and prepared.numel() > 0 and (prepared.min() < 0 or prepared.max() > 1):
+                raise BadInput(
+                    "The pictures have floating point values outside 0 to 1: divide them by the largest there can be, "
+                    "or give whole numbers (uint8) from 0 to 255."
+                )
             return prepared.to(like.device, like.dtype)
         if self._are_pictures(x):
             if self.how is None:
@@ -59,16 +65,20 @@ class Inputs:
 
     def _is_prepared(self, x: Any) -> bool:
         """Whether it is what a data module's batches hold."""
+        if isinstance(x, list | tuple) and x and self.shape is not None:
+            return all(isinstance(one, np.ndarray | Tensor) and self._is_prepared(one[None]) for one in x)
         if isinstance(x, np.ndarray):
             return np.issubdtype(x.dtype, np.floating) and self.shape is not None and x.shape[1:] == self.shape
         is_float = isinstance(x, Tensor) and x.is_floating_point()
         return is_float and (self.shape is None or tuple(x.shape[1:]) == self.shape)
 
     def _are_pictures(self, x: Any) -> bool:
-        first = x[0] if isinstance(x, list | tuple) and x else x
+        some = isinstance(x, list | tuple) or (isinstance(x, np.ndarray) and x.ndim > 0)
+        first = x[0] if some and len(x) > 0 else x
         return self.how is not None or isinstance(first, str | os.PathLike | Image.Image)
 
     def _numbers(self, x: Any, like: Tensor) -> Tensor:
+        x = list(x) if isinstance(x, Iterator) else x
         try:
             numbers = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(like.device, like.dtype)
         except (TypeError, ValueError) as error:
@@ -105,6 +115,8 @@ def encode(y: Any, of_classes: bool | None) -> tuple[NDArray | None, Tensor]:
         values = np.asarray(y.double() if isinstance(y, Tensor) and y.is_floating_point() else y)
     except (TypeError, ValueError) as error:
         raise BadInput(f"The labels y are no list of labels ({error}): give one for each input, [n].") from error
+    if values.dtype.kind == "U" and isinstance(y, list | tuple) and not all(isinstance(label, str) for label in y):
+        raise BadInput("The labels y are partly text and partly not: give labels of one kind.")
     if values.ndim == 0:
         raise BadInput(f"There is one label y, {values}, and no list of them: give one for each input, [n].")
     if of_classes is None:

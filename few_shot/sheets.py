@@ -1,16 +1,15 @@
 """An episode of pictures as a sheet: what each was taken for, before and after adaptation."""
 
 import string
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from few_shot.episodes import number_type
 from few_shot.errors import BadInput
+from few_shot.evaluating import evaluating
 from few_shot.figure_style import COLOURS, FAINT, INK, house_style, new_figure
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def draw_sheet(lit_model: Any, data: Any, episode: int = 0, steps: int | None = 
     split, store = data.test_split, data.stores[data.test_split]
     drawn = data.draw(split, data.eval_seed, np.array([episode]))
     classes = store.classes_of(drawn.support_x[0].numpy())
-    batch = data.prepare(drawn, split, lit_model.dtype)
+    batch = data.prepare(drawn, split, number_type(lit_model))
     batch = type(batch)(*(tensor.to(lit_model.device) for tensor in batch))
     with evaluating(lit_model):
         found = lit_model.step_predictions(batch, sorted({0, steps}))
@@ -72,7 +71,7 @@ def draw_sheet(lit_model: Any, data: Any, episode: int = 0, steps: int | None = 
         top = height * way + 0.3
         letter, name = letter_of(way), ending(store.class_names[classes[way * support.shape[1]]], 7 * int(width))
         axis.text(0, top - 0.12, letter, weight="bold", va="baseline")
-        axis.text(0.3, top - 0.12, name, va="baseline", fontsize=8)
+        axis.text(0.3, top - 0.12, name, va="baseline", fontsize=8, parse_math=False)
         for i in range(shots):
             _show(axis, support[way, i], i, top)
         for i in range(queries):
@@ -119,15 +118,3 @@ def letter_of(label: int) -> str:
 def ending(name: str, most: int) -> str:
     """A name's last characters: what tells classes apart mostly comes last, as in ``Greek/character04``."""
     return name if len(name) <= most else "…" + name[1 - most :]
-
-
-@contextmanager
-def evaluating(lit_model: Any) -> Iterator[None]:
-    """In evaluation mode, without a graph; afterwards in the mode it was in."""
-    training = lit_model.training
-    lit_model.eval()
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        lit_model.train(training)

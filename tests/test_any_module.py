@@ -124,3 +124,118 @@ def test_an_error_of_the_models_own_is_left_as_it_is():
 
     with pytest.raises(KeyError, match="mine"):
         LitMAML(nn.Sequential(nn.Linear(2, 3), nn.Sequential(Failing(3, 3)))).outer_scores(episodes(2))
+
+
+class Attention(nn.Module):
+    """Sets ``[n, 4, 8]`` to logits ``[n, 3]``, by attention of three kinds."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.head = kind, nn.Linear(8, 3)
+        if kind == "encoder":
+            self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        elif kind == "multihead":
+            self.layer = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        if self.kind == "encoder":
+            x = self.layer(x)
+        elif self.kind == "multihead":
+            x = self.layer(x, x, x)[0]
+        elif self.kind == "function":
+            x = F.scaled_dot_product_attention(x, x, x)
+        else:
+            x = (x @ x.mT / 8**0.5).softmax(-1) @ x
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "multihead", "function"])
+def test_attention_has_a_second_derivative(kind, float64):
+    torch.manual_seed(0)
+    model, batch = Attention(kind), episodes(4, 8)
+    lit_model = LitMAML(model, inner_lr=RATE, inner_loop_steps=STEPS)
+    gradient = flat_gradient(lit_model.outer_scores(batch).loss.mean(), model)
+    assert gradient.isfinite().all()
+    lit_model.eval()
+    with torch.no_grad():
+        adapted = lit_model.adapted_model(batch.support_x[0], batch.support_y[0], STEPS)(batch.query_x[0])
+        by_episode = lit_model.step_predictions(batch, [STEPS])[0][0]
+    torch.testing.assert_close(adapted, by_episode, rtol=1e-6, atol=1e-6)
+
+
+def test_attention_by_pytorch_is_attention_by_hand(float64):
+    found = []
+    for kind in ("function", "by hand"):
+        torch.manual_seed(0)
+        model = Attention(kind)
+        lit_model = LitMAML(model, inner_lr=RATE, inner_loop_steps=STEPS)
+        found.append(flat_gradient(lit_model.outer_scores(episodes(4, 8)).loss.mean(), model))
+    assert relative_error(*found) < 1e-10
+
+
+class OnlyInTraining(nn.Sequential):
+    """A chain in evaluation, and something else in training."""
+
+    def forward(self, x):
+        x = super().forward(x)
+        return F.dropout(x, 0.5) if self.training else x
+
+
+class Stores(nn.Sequential):
+    """Keeps an activation, as people do to look at it."""
+
+    def forward(self, x):
+        self.features = self[0](x)
+        return super().forward(x)
+
+
+def chain():
+    return nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 3)
+
+
+def test_what_differs_in_training_takes_no_fast_path():
+    lit_model = LitMAML(OnlyInTraining(*chain())).eval()
+    assert lit_model.folded_layers is None
+    assert LitMAML(nn.Sequential(*chain())).eval().folded_layers is not None
+
+
+def test_the_fast_path_follows_a_replaced_layer_and_a_new_hook():
+    lit_model = LitMAML(nn.Sequential(*chain())).eval()
+    batch = episodes(2)
+    lit_model.step_predictions(batch, [1])
+    lit_model.model[1] = nn.Tanh()
+    fresh = LitMAML(copy.deepcopy(lit_model.model)).eval()
+    torch.testing.assert_close(lit_model.step_predictions(batch, [1]), fresh.step_predictions(batch, [1]))
+    lit_model.model[1] = nn.ReLU()
+    assert lit_model.folded_layers is not None
+    lit_model.model[0].register_forward_hook(lambda *_: None)
+    assert lit_model.folded_layers is None
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_a_model_that_stores_activations_adapts(fast_path):
+    batch = episodes(2)
+    lit_model = LitMAML(Stores(*chain()), fast_path=fast_path)
+    lit_model.outer_scores(batch).loss.mean().backward()
+    assert lit_model.adapted_model(batch.support_x[0], batch.support_y[0], 1)(batch.query_x[0]).shape == (6, 3)
+
+
+def test_an_adapted_model_is_of_evaluation_whatever_the_mode():
+    torch.manual_seed(0)
+    batch, lit_model = episodes(3, 16, 16), LitMAML(Conv4((3, 16, 16), 3, width=4, dropout=0.5)).train()
+    first, second = (lit_model.adapted_model(batch.support_x[0], batch.support_y[0], 2) for _ in range(2))
+    assert torch.equal(first(batch.query_x[0]), second(batch.query_x[0]))
+    assert lit_model.training
+
+
+def looks_at_its_numbers(predictions, targets):
+    loss = F.cross_entropy(predictions, targets)
+    return loss * 2 if loss.item() > 0 else loss
+
+
+def test_a_loss_that_looks_at_its_numbers_is_called_task_by_task(float64):
+    torch.manual_seed(0)
+    model, batch = nn.Sequential(*chain()), episodes(2)
+    own, plain = (LitMAML(model, loss=loss).outer_scores(batch).loss for loss in (looks_at_its_numbers, None))
+    assert own.shape == plain.shape == (2,)
+    assert own.isfinite().all()

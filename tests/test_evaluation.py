@@ -135,3 +135,8 @@ def test_an_episode_counts_once_unless_numbers_repeat_within_a_process():
     assert EpisodeResults.of_processes(shares).index.tolist() == [0, 1, 2, 3, 4]
     unnumbered = [part([0, 1, 0, 1], [1.0, 2.0, 3.0, 4.0]), part([0, 1], [5.0, 9.0])]
     assert EpisodeResults.of_processes(unnumbered).mean_metric("mse")[0] == 4.0
+
+
+def test_a_loss_below_zero_does_not_diverge_by_itself():
+    found = results([[-3.5, -2.1], [-5.4, 1.1], [0.0, 0.5], [0.1, 10.1], [-1.0, np.inf]])
+    assert found.diverged.tolist() == [False, False, False, True, True]

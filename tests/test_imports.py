@@ -13,16 +13,18 @@ MAY_IMPORT = {
     "pickles": {"limits"},
     "weight_files": {"files", "limits", "pickles"},
     "arguments": {"errors"},
-    "layer_errors": {"errors"},
+    "attention": set(),
+    "evaluating": set(),
+    "layer_errors": {"errors", "files"},
     "whole_files": {"errors"},
     "checkpoint": {"arguments", "errors", "files", "weight_files", "whole_files"},
     "metrics": {"errors"},
-    "episodes": set(),
+    "episodes": {"errors"},
     "inner_optimizers": set(),
     "records": {"errors", "files", "limits"},
     "evaluation": {"metrics", "records", "whole_files"},
     "recomputation": set(),
-    "adaptation": {"inner_optimizers", "layer_errors", "private_parts", "recomputation"},
+    "adaptation": {"attention", "errors", "inner_optimizers", "layer_errors", "private_parts", "recomputation"},
     "models": {"arguments", "errors", "files", "private_parts", "weight_files"},
     "private_parts": set(),
     "fast_path": {"adaptation", "inner_optimizers", "layer_errors", "episodes", "private_parts"},
@@ -30,12 +32,12 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["lit_models"] = {*MAY_IMPORT} - {"data"}
 MAY_IMPORT["figure_style"] = {"errors", "whole_files"}
-MAY_IMPORT["plots"] = MAY_IMPORT["sheets"] = {"errors", "figure_style"}
-MAY_IMPORT["confusion"] = {"errors", "figure_style", "sheets"}
+MAY_IMPORT["plots"] = MAY_IMPORT["sheets"] = {"episodes", "errors", "evaluating", "figure_style"}
+MAY_IMPORT["confusion"] = {"episodes", "errors", "evaluating", "figure_style", "sheets"}
 MAY_IMPORT["samples"] = {"data", "errors", "files", "limits"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
 MAY_IMPORT["onnx"] = {"adaptation", "episodes", "errors", "inner_optimizers", "lit_models", "private_parts"}
-MAY_IMPORT["export"] = {"checkpoint", "errors", "lit_models", "metrics", "onnx", "samples"}
+MAY_IMPORT["export"] = {"checkpoint", "errors", "files", "lit_models", "metrics", "onnx", "samples"}
 MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}
 #: Parts that know no Lightning.
 WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models", "learner"}

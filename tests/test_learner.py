@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import pickle
+import signal
 from dataclasses import MISSING, fields
 
 import numpy as np
@@ -375,7 +376,7 @@ def test_a_loss_may_be_any_callable():
 
 def test_a_learner_that_was_fitted_can_be_pickled():
     learner = MAML(SinusoidMLP(width=4), inner_loop_steps=1).fit(Sinusoid(support_samples=5, batch_size=2), max_steps=1)
-    assert "folded_layers" in learner.lit_model.__dict__
+    assert learner.lit_model.folded_layers is not None
     again = pickle.loads(pickle.dumps(learner))
     task = ([0.0, 1.0, 2.0], [0.0, 1.0, 0.5])
     np.testing.assert_array_equal(*(one.adapt(*task).predict([0.3, 0.4]) for one in (learner, again)))
@@ -408,7 +409,7 @@ def test_a_model_of_ones_own_must_be_given(tmp_path):
         load(tmp_path / "own.ckpt", model=SinusoidMLP())
     with pytest.raises(BadInput, match=r"no\.ckpt does not exist"):
         load(tmp_path / "no.ckpt")
-    with pytest.raises(BadInput, match="is a folder without checkpoints"):
+    with pytest.raises(BadInput, match="is no run's folder with checkpoints"):
         load(tmp_path)
 
 
@@ -456,3 +457,158 @@ def test_a_learner_that_was_not_fitted_takes_pictures_at_the_models_size(photos)
 def test_everything_public_is_there_and_training_is_not_needed():
     assert all(hasattr(few_shot, name) for name in few_shot.__all__)
     assert {MAML, MetaSGD, IMAML, Reptile} <= {getattr(few_shot, name) for name in few_shot.__all__}
+
+
+def own_loss(predictions, targets):
+    return torch.nn.functional.mse_loss(predictions, targets) * 2
+
+
+def test_a_loss_is_a_function_too(tmp_path):
+    learner = MAML(SinusoidMLP(width=4), loss=own_loss, inner_loop_steps=1)
+    learner.fit(Sinusoid(batch_size=2), max_steps=1).save(tmp_path / "own.ckpt")
+    assert MAML(SinusoidMLP(), loss=torch.nn.functional.l1_loss).loss == "torch.nn.functional.l1_loss"
+    with pytest.raises(BadInput, match="give loss="):
+        load(tmp_path / "own.ckpt")
+    assert load(tmp_path / "own.ckpt", loss=own_loss).lit_model.objective.loss_name == learner.loss
+    with pytest.raises(BadInput, match="cannot be named in a checkpoint"):
+        MAML(SinusoidMLP(), loss=torch.nn.HuberLoss())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"outer_schedule": "linear"}, {"outer_optimizer": "rmsprop"}, {"inner_optimizer": "lion"}, {"metric": "f1"}],
+    ids=str,
+)
+def test_an_unknown_choice_is_refused_at_once(given):
+    ((name, value),) = given.items()
+    with pytest.raises(BadInput, match=f"{name}={value} is unknown: choose one of"):
+        MAML(SinusoidMLP(), **given)
+
+
+def test_an_argument_cannot_be_changed_without_effect():
+    learner = MAML(SinusoidMLP())
+    with pytest.raises(BadInput, match="outer_lr cannot be changed later: give it when you build the MAML"):
+        learner.outer_lr = 0.5
+
+
+def test_targets_that_would_broadcast_are_refused():
+    x, y = torch.rand(4, 4, 1), torch.rand(4, 4)
+    with pytest.raises(BadInput, match=r"predictions have the shape \[4, 1\], and the targets \[4\]"):
+        MAML(SinusoidMLP()).fit([EpisodeBatch(x, y, x, y, torch.arange(4))], max_steps=1)
+    with pytest.raises(BadInput, match="must be alike"):
+        MAML(torch.nn.Linear(1, 2)).adapt([[1.0], [2.0]], [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("batch", "sentence"),
+    [
+        (tuple(torch.rand(2, 3, 1) for _ in range(5)), "The data gives batches of type tuple of Tensor"),
+        (EpisodeBatch(*[np.zeros((2, 3, 1))] * 5), "The data gives batches of type EpisodeBatch of ndarray"),
+        (torch.rand(3), "The data gives batches of type Tensor"),
+    ],
+)
+def test_batches_of_another_form_are_refused(batch, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        MAML(SinusoidMLP()).fit([batch], max_steps=1)
+
+
+def test_batches_of_another_number_type_are_taken():
+    x, y = torch.rand(2, 6, *SHAPE, dtype=torch.float64), torch.arange(3).repeat(2).expand(2, -1).int()
+    batch = EpisodeBatch(x, y, x, y, torch.arange(2))
+    for learner in (MAML(small_conv()), ProtoNet(small_conv())):
+        assert learner.fit([batch], max_steps=1).score([batch], steps=0).metric == "accuracy"
+        assert learner.lit_model.metric == "accuracy"
+
+
+def test_labels_that_do_not_count_from_zero_are_refused():
+    x, y = torch.rand(2, 2, *SHAPE), torch.tensor([[5, 6], [5, 6]])
+    for learner in (MAML(small_conv()), ProtoNet(small_conv())):
+        with pytest.raises(BadInput, match="label the N classes of a task from 0 to N-1"):
+            learner.fit([EpisodeBatch(x, y, x, y, torch.arange(2))], max_steps=1)
+
+
+def test_labels_may_be_floating_point_numbers():
+    """As in a column of a table."""
+    x, y = torch.rand(4, *SHAPE), [5.0, 5.0, 6.0, 6.0]
+    assert set(ProtoNet(small_conv()).adapt(x, y).predict(x)) <= {5.0, 6.0}
+
+
+def test_a_learner_is_saved_where_and_as_it_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    learner = MAML(small_conv())
+    for path in ("~/new/folder/a.ckpt", tmp_path / "b.safetensors"):
+        learner.save(path)
+        loaded = load(path).lit_model.state_dict()
+        assert all(torch.equal(value, loaded[name]) for name, value in learner.lit_model.state_dict().items())
+
+
+def test_a_trainer_tests_a_saved_learner(tmp_path):
+    waves, learner = Sinusoid(test_episodes=2), MAML(SinusoidMLP(width=4))
+    learner.save(tmp_path / "a.ckpt")
+    expected = learner.score(waves, steps=10).mean
+    other = LitMAML(SinusoidMLP(width=4))
+    bare_trainer().test(other, datamodule=waves, ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert other.results.mean_metric("mse")[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_adapts_in_inference_mode():
+    learner, x = MAML(small_conv()), torch.rand(3, *SHAPE)
+    expected = learner.adapt(x, [0, 1, 2], steps=1).predict_proba(x)
+    with torch.inference_mode():
+        assert np.allclose(learner.adapt(x + 0, [0, 1, 2], steps=1).predict_proba(x), expected)
+
+
+class Interrupts(pl.Callback):
+    def on_train_batch_end(self, *_):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_is_ctrl_c():
+    handler = signal.getsignal(signal.SIGINT)
+    trainer = pl.Trainer(
+        max_steps=3, callbacks=[Interrupts()], logger=False, enable_checkpointing=False, accelerator="cpu"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        MAML(SinusoidMLP(width=4)).fit(Sinusoid(batch_size=2), trainer=trainer)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_proto_net_adapts_transductively_as_it_is_scored():
+    learner = ProtoNet(small_conv())
+    x, y = torch.rand(1, 6, *SHAPE), torch.arange(3).repeat(2)[None]
+    batch = EpisodeBatch(x, y, torch.rand(1, 4, *SHAPE), y[:, :4], torch.arange(1))
+    with torch.no_grad():
+        scored = learner.lit_model.logits(batch, transductive=True)[0]
+    adapted = learner.adapt(x[0], y[0], transductive=True).outputs(batch.query_x[0])
+    torch.testing.assert_close(adapted, scored, rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_beyond_the_range_are_refused(tmp_path):
+    write_random_class_folders(tmp_path, classes=9, images=6)
+    photos = ImageFolders(
+        data_dir=str(tmp_path), image_size=16, episode_classes=2, query_samples=1, test_query_samples=1
+    )
+    learner = MAML(Conv4(SHAPE, 2, width=4)).fit(photos, max_steps=1)
+    with pytest.raises(BadInput, match="floating point values outside 0 to 1"):
+        learner.read(torch.full((2, *SHAPE), 255.0))
+    prepared = torch.rand(2, *SHAPE)
+    assert torch.equal(learner.read(list(prepared)), prepared)
+    names = np.array([str(path) for path in sorted(tmp_path.rglob("*.png"))[:2]])
+    assert learner.read(names).shape == (2, *SHAPE)
+
+
+def test_a_trainer_that_trains_copies_is_refused():
+    trainer = pl.Trainer(max_steps=1, accelerator="cpu", devices=2, strategy="ddp_fork", logger=False)
+    with pytest.raises(BadInput, match="starts its processes as copies"):
+        MAML(SinusoidMLP(width=4)).fit(Sinusoid(batch_size=2), trainer=trainer)
+
+
+def test_labels_of_two_kinds_are_refused():
+    with pytest.raises(BadInput, match="partly text and partly not"):
+        ProtoNet(small_conv()).adapt(torch.rand(3, *SHAPE), [1, 2, "cat"])
+
+
+def test_a_support_set_that_batch_norm_cannot_use_is_refused():
+    learner = ProtoNet(Conv4((1, 16, 16), 2, width=4, downsample="stride"))
+    with pytest.raises(BadInput, match="too few samples x for the model's batch norm"):
+        learner.adapt(torch.rand(1, 1, 16, 16), ["a"])

@@ -49,7 +49,7 @@ def seen(monkeypatch):
     """What the algorithm's step on the meta device comes to; what needs numbers is left out of it."""
     found = {"checks": 0, "gradients": 0}
 
-    def check(update, tasks, losses, parameters, everywhere):
+    def check(update, tasks, losses, parameters, trainer):
         found["checks"] += 1
         found["gradients"] += sum(p.grad is not None for p in parameters)
         devices = {t.device.type for t in [tasks, losses, *(p.grad for p in parameters if p.grad is not None)]}

@@ -47,6 +47,12 @@ def test_lightnings_ddp_expects_unused_parameters():
     assert strategy._ddp_kwargs["find_unused_parameters"] and not told._ddp_kwargs["find_unused_parameters"]
 
 
+@pytest.mark.parametrize(("strategy", "copies"), [("ddp_spawn", True), ("ddp_fork", True), ("ddp", False)])
+def test_a_trainer_that_trains_copies_is_known(strategy, copies):
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False, enable_checkpointing=False)
+    assert private_parts.trains_in_copies(trainer) == copies
+
+
 def test_a_module_that_is_listened_to_is_known():
     for register in (nn.Module.register_forward_hook, nn.Module.register_forward_pre_hook):
         layer = nn.Linear(1, 1)

@@ -25,16 +25,10 @@ def data(tmp_path_factory):
     return data
 
 
-class Knows:
+class Knows(torch.nn.Module):
     """Says 0 before adaptation, and after it the truth, but of light pictures the next label."""
 
-    dtype, device, training, test_inner_loop_steps = torch.float32, torch.device("cpu"), True, 2
-
-    def eval(self):
-        self.train(False)
-
-    def train(self, mode):
-        self.training = mode
+    dtype, device, test_inner_loop_steps = torch.float32, torch.device("cpu"), 2
 
     def step_predictions(self, batch, steps):
         assert not self.training and not torch.is_grad_enabled()

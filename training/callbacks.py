@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, TQDMProgressBar
 
 from few_shot.private_parts import correct_update_count
 from training.run_folder import RunFolder
@@ -185,3 +185,17 @@ class GradientLog(Callback):
         if self.histograms:
             for logger in trainer.loggers:
                 logger.log_histograms({f"gradients/{name}": g for name, g in gradients.items()}, trainer.global_step)
+
+
+class Patience(EarlyStopping):
+    """Stops a training when so many validations in a row are no better than the best one so far.
+
+    A resumed run has the patience that it is resumed with. A result that is not a number is no better, and no end.
+    """
+
+    def __init__(self, monitor: str, mode: str, patience: int) -> None:
+        super().__init__(monitor, mode=mode, patience=patience, check_finite=False, check_on_train_epoch_end=False)
+        self.asked_for = patience
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict | {"patience": self.asked_for})

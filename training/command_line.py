@@ -21,7 +21,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -256,7 +256,7 @@ def parse(
         raise BadInput(f"--{flag} has no use here: {_program()} takes it from the checkpoint, or does without.")
     parser = _parser(description, extra, classes)
     names = {flag: [n for n in _argument_names(cls) if n not in _left_out(flag, cls)] for flag, cls in classes.items()}
-    if unknown := set(from_file) - set(parser.flags):
+    if unknown := set(from_file) - (set(parser.flags) - {"config"}):
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")
 
     loss = {"loss": getattr(classes["data_class"], "loss", "cross_entropy")}
@@ -430,8 +430,8 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
         raise BadInput(f"--model_class is missing: choose one of {_names(few_shot.models)}.")
     model_class = _find(chosen["model_class"], "model_class")
     lit_model_class = _find(chosen["lit_model_class"], "lit_model_class")
-    if chosen["model_class"] != protocol.get("model_class"):  # another model's width says nothing of this one's
-        own = getattr(few_shot.models, protocol.get("model_class", ""), None)
+    own = getattr(few_shot.models, protocol.get("model_class", ""), None)
+    if model_class is not own:  # another model's width says nothing of this one's
         others = set(_argument_names(own))
         protocol = {k: v for k, v in protocol.items() if k not in others}
     protocol |= {k: chosen[k] for k in KINDS}
@@ -466,13 +466,18 @@ def _refuse_strangers(name: str, settings: dict[str, Any], named: dict[str, Any]
     Raises:
         BadInput: there is one.
     """
-    for flag in (*KINDS, "loss"):
-        value = settings.get(flag)
-        if flag not in named and value is not None and not is_ours(str(value)):
-            raise BadInput(
-                f"{name} names {flag}={value}, which is not of few_shot, and a checkpoint's word is not enough to run "
-                f"it: if it is yours, add {flag}={value}."
-            )
+    if missing := own_flags({flag: value for flag, value in settings.items() if flag not in named}):
+        what = " and ".join(flag.removeprefix("--") for flag in missing)
+        raise BadInput(
+            f"{name} names {what}, which is not of few_shot, and a checkpoint's word is not enough to run it: if it is "
+            f"yours, add {' '.join(missing)}."
+        )
+
+
+def own_flags(settings: Mapping[str, Any]) -> list[str]:
+    """The flags that name what of some settings is the user's own: classes, and the loss."""
+    own = {flag: settings.get(flag) for flag in (*KINDS, "loss")}
+    return [f"--{flag}={value}" for flag, value in own.items() if value is not None and not is_ours(str(value))]
 
 
 def _within_reach(values: dict[str, Any]) -> dict[str, Any]:

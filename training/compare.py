@@ -18,7 +18,7 @@ if __name__ == "__main__":
 
     end_while_importing()
 
-from few_shot.errors import TrainingDiverged
+from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.files import given_path
 from few_shot.whole_files import write_whole
 from training.command_line import clear_errors, parse_run
@@ -54,10 +54,13 @@ def main(argv: Sequence[str] | None = None) -> str:
     with clear_errors():
         log_dir = given_path(options.log_dir, "--log_dir")
         folders = []
-        for name, own in MEMBERS.items():
+        common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
+        # All before the first is trained: a flag that one of them has no use for ends it here.
+        members = {name: parse_run([*common, *own, *flags], "compare") for name, own in MEMBERS.items()}
+        if any(experiment.options.limit_test_batches == 0 for experiment in members.values()):
+            raise BadInput("--limit_test_batches=0 leaves nothing to compare.")
+        for name, experiment in members.items():
             say(f"\n{name}")
-            common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
-            experiment = parse_run([*common, *own, *flags], "compare")
             lines.append(f"| {name} | {row(experiment)} |")
             folder = RunFolder.latest(log_dir, experiment.name)
             if folder is not None and folder.result() is not None:  # its training has not diverged
@@ -81,6 +84,9 @@ def row(experiment: Experiment) -> str:
         summary = run(experiment)
     except TrainingDiverged as error:
         return f"training diverged: {error}" + " |" * (len(STEPS) + 2)
+    if summary is None:  # it was finished before this job of SLURM was queued again
+        folder = RunFolder.latest(experiment.options.log_dir, experiment.name)
+        summary = None if folder is None else folder.result()
     assert summary is not None, "a run without a test"
     results = {result["step"]: (result["mean"], result["ci95"]) for result in summary["per_step"]}
     cells = ["–" if step not in results else _cell(*results[step]) for step in STEPS]

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.strategies import StrategyRegistry
 
 from few_shot.arguments import weights_follow
 from few_shot.episodes import Split
 from few_shot.errors import BadInput, above_zero, at_least
 from training.run_folder import read_checkpoint
 from training.terminal import is_first_process
+
+#: Lightning's strategies that work here: those whose processes are the command's own.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 @dataclass
@@ -110,19 +112,19 @@ class RunOptions:
             if value is not None:
                 at_least(1, value, name)
         above_zero("track_grad_norm", self.track_grad_norm)
-        if self.strategy != "auto" and self.strategy not in StrategyRegistry.available_strategies():
-            raise BadInput(
-                f"--strategy={self.strategy} is unknown: Lightning has "
-                f"{', '.join(StrategyRegistry.available_strategies())}."
-            )
+        if self.strategy not in STRATEGIES:
+            raise BadInput(f"--strategy={self.strategy} cannot be used: choose one of {', '.join(STRATEGIES)}.")
         for name in ("limit_val_batches", "limit_test_batches", "ensemble", "stop_early", "seed"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise BadInput(f"--{name}={value} must not be negative.")
-        if self.ensemble and self.limit_val_batches == 0:
-            raise BadInput(
-                f"--ensemble={self.ensemble} needs validations to choose by, and --limit_val_batches=0 is none."
-            )
+        for name in ("ensemble", "stop_early"):
+            if getattr(self, name) and self.limit_val_batches == 0:
+                raise BadInput(
+                    f"--{name}={getattr(self, name)} needs validations to go by, and --limit_val_batches=0 is none."
+                )
+        if self.fast_dev_run and self.resume is not None:
+            raise BadInput("--fast_dev_run and --resume exclude each other: it tries an experiment out from its start.")
 
 
 @dataclass

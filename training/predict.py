@@ -21,6 +21,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from few_shot.data.class_folders import some
 from few_shot.data.pictures import BadPicture
@@ -90,7 +91,7 @@ def label(options: LabelOptions) -> Labels:
     """
     table = given_path(options.output, "output")
     page = table if table.is_dir() else table.with_suffix(".html")
-    if page == table:
+    if page == table or table.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers"):
         raise BadInput(f"output={options.output} must be the name of a table, such as labels.csv.")
     learner = _load(options)
     support, strays = labelled_pictures(options.support)
@@ -108,7 +109,7 @@ def label(options: LabelOptions) -> Labels:
     adapted = learner.adapt(x, y, steps=options.steps)
 
     files, probabilities, small, bad = [], [], [], []
-    for i in range(0, len(paths), AT_ONCE):
+    for i in tqdm(range(0, len(paths), AT_ONCE), desc="Labelling", unit_scale=AT_ONCE, unit=" pictures", disable=None):
         pictures = _read(learner, paths[i : i + AT_ONCE], SIZE)
         bad += pictures.bad
         if pictures.files:

@@ -64,7 +64,7 @@ PICTURES = {
 
 #: The flags that say which test episodes a run has met.
 EPISODES = (
-    *("data_class", "eval_seed", "episode_classes", "support_samples", "test_query_samples", "query_samples"),
+    *("data_class", "eval_seed", "episode_classes", "support_samples", "test_query_samples"),
     *("rotations", "shuffle_labels", "image_size", "class_split", "split_seed"),
 )
 
@@ -95,7 +95,7 @@ def report_of_one(folder: RunFolder) -> str:
     parts = [f"<p>{text(folder.path.absolute())}</p>"]
     parts.append(_section("Test", "<p>The run was not tested.</p>" if result is None else result_table(result)))
     if folder.has_old_test:
-        parts.append("<p>The test is from before the run was resumed: its training has not ended since.</p>")
+        parts.append(f"<p>The test is from before the run was resumed, and {text(_since(folder))}</p>")
     pictures = [_figure(svg, caption) for name, caption in PICTURES.items() if (svg := folder.picture(name))]
     parts.append(_section("Pictures", f'<div class="figures">{"".join(pictures)}</div>' if pictures else "<p>none</p>"))
     return page(title, "\n".join([*parts, _record(folder)]), STYLE)
@@ -134,6 +134,20 @@ def report_of_several(folders: Sequence[RunFolder]) -> str:
     return page(f"{len(folders)} runs on {configs[0].get('data_class', 'unknown data')}", "\n".join(parts), STYLE)
 
 
+def _since(folder: RunFolder) -> str:
+    """What has become of a run since its old test, and what to do."""
+    if folder.is_finished:
+        return f"has had no test since: --resume={folder.path} --limit_test_batches=null tests it."
+    return f"its training has not ended since: --resume={folder.path} goes on with it."
+
+
+def _episodes_setting(config: Mapping[str, Any], flag: str) -> Any:
+    """A flag's value; of the queries of the test, what it stands for."""
+    if flag != "test_query_samples":
+        return config.get(flag)
+    return config.get(flag) or config.get("query_samples") or config.get("support_samples")
+
+
 def _tests_on_the_same_episodes(
     folders: Sequence[RunFolder], configs: Sequence[Mapping[str, Any]]
 ) -> tuple[str, list[EpisodeResults]]:
@@ -146,17 +160,16 @@ def _tests_on_the_same_episodes(
         if result is None or episodes is None:
             raise BadInput(f"{folder.path} holds no test, which a comparison needs: its run ended before, or had none.")
         if folder.has_old_test:
-            raise BadInput(
-                f"{folder.path} was resumed after its test, and its training has not ended since: go on with "
-                f"--resume={folder.path} first."
-            )
+            raise BadInput(f"{folder.path} was resumed after its test, and {_since(folder)}")
         both = f"{first.path} and {folder.path} were tested on other episodes and cannot be compared:"
+        classes_known = None not in (classes, folder.test_classes())
         for flag in EPISODES:
-            if flag == "query_samples" and config.get("test_query_samples") is not None:
-                continue  # the training's alone
-            if other.get(flag) != config.get(flag):
-                raise BadInput(f"{both} {flag} is {config.get(flag)} and {other.get(flag)}.")
-        if None not in (classes, folder.test_classes()) and folder.test_classes() != classes:
+            if flag in ("class_split", "split_seed") and classes_known:
+                continue  # what they have led to is on record
+            ours, theirs = _episodes_setting(config, flag), _episodes_setting(other, flag)
+            if ours != theirs:
+                raise BadInput(f"{both} {flag} is {ours} and {theirs}.")
+        if classes_known and folder.test_classes() != classes:
             raise BadInput(f"{both} the test's classes differ.")
         if tests and not np.array_equal(episodes.index, tests[0].index):
             raise BadInput(f"{both} {len(tests[0].index)} episodes and {len(episodes.index)}, of other numbers.")

@@ -50,7 +50,7 @@ class RollCall:
             family = socket.AF_INET6 if six else socket.AF_INET
             server = socket.create_server(("", 0), family=family, dualstack_ipv6=six, backlog=1024)
         port = None if server is None else server.getsockname()[1]
-        told = gather((socket.gethostname(), port, os.urandom(16)))
+        told = gather((socket.gethostname(), port, os.urandom(16)), torch.distributed.get_world_size())
         self.hosts = [host for host, *_ in told]
         _, port, secret = told[0]  # the secret keeps out who finds the port
         self._connections: dict[int, socket.socket] = {}

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from few_shot.metrics import METRICS
 from training import slurm
 from training.callbacks import RunRecord
 from training.checkpoints import DamagedState, refusing_a_damaged_state
-from training.command_line import clear_errors, parse_run
+from training.command_line import clear_errors, own_flags, parse_run
 from training.devices import device_name, end_launched, world_of
 from training.experiment import Experiment, load_weights
 from training.out_of_memory import explained
@@ -35,7 +35,7 @@ from training.pictures_of_run import show_run
 from training.process import set_up_process
 from training.run_folder import RunFolder, check_resumable, data_record, ensemble_of, read_checkpoint
 from training.stopping import Stopped
-from training.terminal import print_result, say
+from training.terminal import is_first_process, print_result, say
 from training.testing import test
 from training.trainer import build_trainer
 
@@ -48,6 +48,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
 
 def run(experiment: Experiment) -> dict[str, Any] | None:
     """Train, test, write the record, print the result."""
+    try:
+        return _run(experiment)
+    except Stopped as stop:
+        if slurm.job() and stop.signum == signal.SIGUSR1 and is_first_process():
+            stop.add_note(slurm.requeue())
+        raise
+
+
+def _run(experiment: Experiment) -> dict[str, Any] | None:
     options = experiment.options
     set_up_process(options)
     world = world_of(experiment)
@@ -57,7 +66,8 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         check_resumable(before, options.resume)
     if before and not options.fast_dev_run and (over := trains_no_more(experiment, before)):
         folder_of_run = RunFolder.going_on_from(str(options.resume))
-        if options.limit_test_batches == 0 or folder_of_run is None or folder_of_run.is_finished:
+        is_tested = folder_of_run is None or (folder_of_run.is_finished and not folder_of_run.has_old_test)
+        if options.limit_test_batches == 0 or is_tested:
             say(f"{over} Nothing is done, and nothing is changed.")
             return None
         say(f"{over} Its test is left.")
@@ -72,8 +82,10 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
+    if before and RunFolder.going_on_from(str(options.resume)) is None:
+        say(f"{options.resume} lies in no run's folder (version_<number>): a new run goes on from it.")
     folder = RunFolder.start(options.log_dir, experiment.name, options.resume, world)
-    with folder.taken(), folder.shared_with_launched_processes(), how_to_go_on(folder):
+    with folder.taken(), folder.shared_with_launched_processes(), how_to_go_on(folder, experiment.config):
         device = device_name(experiment, world)
         record = RunRecord(
             folder,
@@ -89,8 +101,6 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         except Stopped as stop:
             if not stop.agreed:
                 end_launched(trainer)
-            if slurm.job() and stop.signum == signal.SIGUSR1 and trainer.is_global_zero:
-                stop.add_note(slurm.requeue())
             raise
 
 
@@ -108,7 +118,8 @@ def trains_no_more(experiment: Experiment, before: dict[str, Any]) -> str | None
     """
     options, done = experiment.options, before["global_step"]
     if done >= options.updates:
-        return f"The run has done {done} updates, and --max_steps={options.updates} asks for no more."
+        limit = "max_steps" if options.updates == options.max_steps else "limit_train_batches"
+        return f"The run has done {done} updates, and --{limit}={options.updates} asks for no more."
     stopped_early = before["callbacks"].get("LastCheckpoint", {}).get("stopped_early")
     if stopped_early and options.stop_early and options.stop_early == experiment.resumed_from.get("stop_early"):
         return f"The run was stopped after {done} updates by --stop_early={options.stop_early}."
@@ -116,7 +127,7 @@ def trains_no_more(experiment: Experiment, before: dict[str, Any]) -> str | None
 
 
 @contextmanager
-def how_to_go_on(folder: RunFolder) -> Iterator[None]:
+def how_to_go_on(folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]:
     """Add to whatever ends a run in here where its last checkpoint is, and the command that goes on from it."""
     try:
         yield
@@ -128,7 +139,7 @@ def how_to_go_on(folder: RunFolder) -> Iterator[None]:
     except BaseException as error:
         if folder.last_checkpoint.is_file():
             program = sys.argv[0] if sys.argv[0].endswith("run_experiment.py") else "training/run_experiment.py"
-            command = shlex.join(["python", program, f"--resume={folder.path}"])
+            command = shlex.join(["python", program, f"--resume={folder.path}", *own_flags(config)])
             error.add_note(f"Go on from the last checkpoint with: {command}")
         else:
             error.add_note(f"There is no checkpoint yet in {folder.path}.")
@@ -157,11 +168,13 @@ def finish(
     folder.finish()
     print_result(f"Everything about this run is in {folder.path}")
     if isinstance(data, ImageFolders):
-        print_result(in_plain_words(data, summary, folder))
+        print_result(in_plain_words(data, summary, folder, experiment.config))
     return summary
 
 
-def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: RunFolder) -> str:
+def in_plain_words(
+    data: ImageFolders, summary: dict[str, Any] | None, folder: RunFolder, config: Mapping[str, Any]
+) -> str:
     """What a run on one's own pictures has come to, and what to do with it."""
     shots = "1 picture" if data.support_samples == 1 else f"{data.support_samples} pictures"
     said = ""
@@ -171,10 +184,11 @@ def in_plain_words(data: ImageFolders, summary: dict[str, Any] | None, folder: R
             f"{100 * summary['mean']:.0f} % of other pictures of them right; guessing would name "
             f"{100 / data.episode_classes:.0f} %."
         )
+    own = "".join(f" {shlex.quote(flag)}" for flag in own_flags(config))
     return (
         f"{said}\nTo label pictures of new classes, put some examples of each class into new_classes/<class>/ and the "
         f"others into inbox/:\n    python training/predict.py --checkpoint={shlex.quote(str(folder.path))} "
-        "--support=new_classes --images=inbox --output=labels.csv"
+        f"--support=new_classes --images=inbox --output=labels.csv{own}"
     )
 
 

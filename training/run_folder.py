@@ -122,7 +122,7 @@ class RunFolder:
     @staticmethod
     def going_on_from(checkpoint: Path | str) -> "RunFolder | None":
         """The folder of the run that goes on from a checkpoint; None where it does not lie in one."""
-        folder = RunFolder(Path(checkpoint).absolute().parent.parent)
+        folder = RunFolder(Path(checkpoint).resolve().parent.parent)
         is_run = (folder.path / "config.yaml").is_file() and re.fullmatch(r"version_\d+", folder.path.name)
         return folder if is_run else None
 
@@ -372,7 +372,8 @@ class RunFolder:
     def test_classes(self) -> list[str] | None:
         """The classes of the test; None where they are not on record, or there are no classes."""
         path = self.path / "data.json"
-        return read_json(path, {"classes": {"test": [str]}})["classes"]["test"] if path.is_file() else None
+        found = read_json(path, {"classes": ({"test": [str]}, None)}) if path.is_file() else {}
+        return (found.get("classes") or {}).get("test")
 
     def episodes(self) -> EpisodeResults | None:
         """The test's result, episode by episode; None if there is none."""
@@ -386,7 +387,8 @@ class RunFolder:
 
     def kept(self) -> dict[int, Path]:
         """The checkpoints that the run kept, by their outer updates, the earliest first."""
-        found = {int(path.stem.partition("=")[2]): path for path in self.checkpoints.glob("best-step=*.ckpt")}
+        best = {path.stem.partition("=")[2]: path for path in self.checkpoints.glob("best-step=*.ckpt")}
+        found = {int(update): path for update, path in best.items() if update.isdecimal()}
         if self.last_checkpoint.is_file():
             found.setdefault(read_checkpoint(self.last_checkpoint, "checkpoint")["global_step"], self.last_checkpoint)
         return dict(sorted(found.items()))

@@ -1,5 +1,6 @@
 """What a user sees: results on stdout, everything else on stderr, each once however many processes there are."""
 
+import os
 import sys
 import warnings
 
@@ -34,7 +35,10 @@ def is_first_process() -> bool:
 def print_result(text: str) -> None:
     """Print a result of the command to stdout, from the first process only."""
     if is_first_process():
-        print(_harmless(text), flush=True)
+        try:
+            print(_harmless(text), flush=True)
+        except BrokenPipeError:  # nobody reads it any more, as after `| head`; what is left is done all the same
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def say(message: str) -> None:

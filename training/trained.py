@@ -7,7 +7,7 @@ from typing import Any
 from few_shot import load
 from few_shot.checkpoint import describe_data, find_checkpoint, is_ours, read_any
 from few_shot.learner import Learner, learner_of
-from training.command_line import parse
+from training.command_line import own_flags, parse
 from training.experiment import load_weights
 
 
@@ -26,6 +26,11 @@ class OwnCode:
     model_class: str | None = None
     lit_model_class: str | None = None
     loss: str | None = None
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> "OwnCode":
+        """What of a run's settings it is."""
+        return OwnCode(**dict(flag.removeprefix("--").split("=", 1) for flag in own_flags(config)))
 
     def flags(self) -> list[str]:
         """The flags that name it."""

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.profilers import SimpleProfiler
 
 from few_shot.metrics import METRICS
 from few_shot.private_parts import leave_stopping_to_others
-from training.callbacks import EndlessEpoch, GradientLog, Noise, Progress
+from training.callbacks import EndlessEpoch, GradientLog, Noise, Patience, Progress
 from training.checkpoints import LastCheckpoint, RunCheckpoint, WholeCheckpoints
 from training.devices import processes
 from training.experiment import Experiment
@@ -45,7 +45,7 @@ def build_trainer(
         # Not save_last=True, which leaves last.ckpt alone when a validation brings nothing better.
         callbacks.append(LastCheckpoint(folder, options.val_check_interval))
     if options.stop_early and options.limit_val_batches != 0:
-        callbacks.append(EarlyStopping(monitor, mode=mode, patience=options.stop_early, check_on_train_epoch_end=False))
+        callbacks.append(Patience(monitor, mode, options.stop_early))
     limits: dict[str, Any] = {
         f"limit_{part}_batches": limit
         for part, limit in (("val", options.limit_val_batches), ("test", options.limit_test_batches))

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
     end_while_importing()
 
+from few_shot.checkpoint import find_checkpoint, read_any
 from few_shot.confusion import count_confusion, draw_confusion
 from few_shot.errors import BadInput, at_least
 from few_shot.figure_style import save
@@ -32,7 +33,7 @@ from training.run_folder import RunFolder, data_record, make_folder, read_checkp
 from training.run_names import algorithm_name
 from training.terminal import print_result, say
 from training.testing import score
-from training.trained import load_trained
+from training.trained import OwnCode, load_trained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,6 +80,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = PictureOptions(**experiment.extra)
         for step in options.steps:
             at_least(0, step, "steps")
+        at_least(0, options.episode, "episode")
+        algorithm: Any = experiment.classes["lit_model_class"]
+        if options.steps and "test_inner_loop_steps" in algorithm.unused:
+            raise BadInput(f"steps={options.steps} is of no use: {algorithm.__name__} has no inner steps.")
         name, figure = draw(options, experiment, argv)
         output = given_path(options.output or f"{name}.png", "output")
         make_folder(output.parent, "output")
@@ -95,6 +100,7 @@ def _parse(argv: Sequence[str]) -> Experiment:
         unused=UNUSED,
     )
     if experiment.extra["shots"] is not None:
+        at_least(1, experiment.extra["shots"], "shots")
         experiment.arguments["data_class"]["support_samples"] = experiment.extra["shots"]
     return experiment
 
@@ -163,6 +169,7 @@ def steps_in_training(lit_model: Any) -> int | None:
 def rivals(options: PictureOptions, experiment: Experiment, data: Any, argv: Sequence[str]) -> dict[str, Any]:
     """The algorithms that --against names, by name."""
     found: dict[str, Any] = {}
+    own = OwnCode.of(experiment.config)
     for word in options.against:
         if word == "random":
             initial = _parse([*argv, "--lit_model_class=LitRandom"])
@@ -170,8 +177,8 @@ def rivals(options: PictureOptions, experiment: Experiment, data: Any, argv: Seq
             found[algorithm_name(initial.config)] = initial.modules()[1].eval()
             continue
         path = _joint_run(options.checkpoint, experiment) if word == "joint" else word
-        lit_model = load_trained(path).lit_model
-        config = read_checkpoint(path, "against").get("config", {"lit_model_class": type(lit_model).__name__})
+        lit_model = load_trained(path, own).lit_model
+        config = read_any(find_checkpoint(path)).get("config", {"lit_model_class": type(lit_model).__name__})
         _check_fits(path, lit_model, config, experiment, data)
         name = algorithm_name(config)
         if name in (*found, algorithm_name(experiment.config)):

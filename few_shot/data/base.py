@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,7 +17,7 @@ from few_shot.data.augment import augment
 from few_shot.data.class_folders import some
 from few_shot.data.image_store import ImageStore
 from few_shot.data.pictures import Preprocessing, preprocessing
-from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification
+from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification, number_type
 from few_shot.errors import BadInput, at_least
 from few_shot.files import given_path
 
@@ -158,10 +158,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         assert self.trainer is not None, "a Trainer moves batches; by hand, call prepare()"
         of_test = self.trainer.testing or self.trainer.predicting
         split: Split = "train" if self.trainer.training else self.test_split if of_test else "val"
-        module = self.trainer.lightning_module
-        # Lightning's own record of the number type misses a model that had it before.
-        dtype: Any = next((p.dtype for p in module.parameters() if p.is_floating_point()), None) or module.dtype
-        return self.prepare(batch, split, dtype)
+        return self.prepare(batch, split, number_type(self.trainer.lightning_module))
 
     def prepare(self, batch: EpisodeBatch, split: Split, dtype: torch.dtype) -> EpisodeBatch:
         """The part of drawing that is done in batch, on the device."""

@@ -207,7 +207,7 @@ class _Reader(FileReader):
 
 @rank_zero_only
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(text if text.isprintable() else text.encode("unicode_escape").decode(), file=sys.stderr)
 
 
 def _files(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -362,7 +363,8 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
         # Threads: Pillow decodes outside the interpreter's lock, and no process has to be forked or spawned.
         pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         try:
-            with tqdm(total=total, desc=f"Decoding {name} {split}", unit=" images") as bar:
+            plain = re.sub(r"_\d+_[0-9a-f]{8}$", "", name)  # without the size and the key
+            with tqdm(total=total, desc=f"Decoding {plain}, {split}", unit=" images") as bar:
                 sizes = list(pool.map(write, classes, starts[:-1].tolist()))
         except BaseException:
             ended.set()
@@ -398,6 +400,7 @@ def _close_gaps(file: Path, starts: NDArray[np.int64], sizes: list[int]) -> None
     images = np.load(file, mmap_mode="r")
     whole = file.with_suffix(".whole.npy")
     kept = np.lib.format.open_memmap(whole, "w+", np.uint8, (sum(sizes), *images.shape[1:]))
+    _reserve(whole)
     row = 0
     for start, size in zip(starts.tolist(), sizes, strict=True):
         kept[row : row + size] = images[start : start + size]

@@ -275,6 +275,8 @@ def _as_list(pictures: Any) -> tuple[list, bool]:
     """The pictures, and whether it was one by itself."""
     if isinstance(pictures, str | os.PathLike | Image.Image):
         return [pictures], True
+    if isinstance(pictures, np.ndarray) and pictures.dtype.kind in "OUT" and pictures.ndim == 1:  # of paths
+        return pictures.tolist(), False
     if isinstance(pictures, np.ndarray | torch.Tensor):
         return ([pictures], True) if pictures.ndim < 4 else (list(pictures), False)
     if isinstance(pictures, Iterable) and not isinstance(pictures, bytes):

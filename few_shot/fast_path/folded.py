@@ -67,18 +67,19 @@ def folded_predictor(model: nn.Module, layers: list[Layer]) -> Predict:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
-                raise _misfit(model, layer, x, tasks) from error
+                raise _misfit(model, layer, x, tasks, error) from error
         return x
 
     return predict
 
 
-def _misfit(model: nn.Module, layer: Layer, x: Tensor, tasks: int) -> Exception:
+def _misfit(model: nn.Module, layer: Layer, x: Tensor, tasks: int, error: Exception) -> Exception:
     """The error that names the layer which cannot take ``x``; of folding images, the model's first layer."""
     name = layer.modules[0] if layer.modules else next(iter(model.named_parameters()))[0].rpartition(".")[0]
     module = model.get_submodule(name)
     are_maps = bool(layer.modules) and isinstance(module, nn.Conv2d)
-    return misfit(name, module, (x.shape[1] // tasks, *x.shape[2:]) if are_maps else x.shape[2:], x.dtype)
+    shape = (x.shape[1] // tasks, *x.shape[2:]) if are_maps else x.shape[2:]
+    return misfit(name, module, shape, x.dtype, error)
 
 
 def split(layers: list[Layer], adapted: Collection[str]) -> tuple[list[Layer], list[Layer]]:
@@ -100,11 +101,10 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """
     if any(map(is_listened_to, model.modules())):
         return []
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # the forward pass depends on its data, or on what else tracing cannot follow
+    in_training, in_evaluation = (_traced(model, training) for training in (True, False))
+    if in_training is None or in_evaluation is None or _called(in_training) != _called(in_evaluation):
         return []
-    first, *nodes, last = graph.nodes
+    first, *nodes, last = in_training.nodes
     chain = []
     before = first
     for node in nodes:
@@ -116,6 +116,29 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
     if any(f"{name}.{own}" not in named for name, module in chain for own, _ in module.named_parameters()):
         return []
     return chain if last.args == (before,) else []
+
+
+def _traced(model: nn.Module, training: bool) -> fx.Graph | None:
+    """What the model does in training, or in evaluation; the model stays as it is, also if it stores activations.
+
+    None if tracing cannot follow: the forward pass depends on its data, for example.
+    """
+    before = {module: dict(vars(module)) for module in model.modules()}
+    try:
+        for module in before:
+            module.training = training
+        return _Tracer().trace(model)
+    except Exception:
+        return None
+    finally:
+        for module, attributes in before.items():
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _called(graph: fx.Graph) -> list[tuple]:
+    """The steps of a graph, to compare."""
+    return [(node.op, str(node.target), str(node.args), str(node.kwargs)) for node in graph.nodes]
 
 
 def assemble(model: nn.Module) -> list[Layer] | None:

@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import head_name
@@ -11,34 +12,53 @@ from few_shot.inner_optimizers import Weights
 
 def with_weights(model: nn.Module, fast_weights: Weights, classes: int | None) -> nn.Module:
     """A copy of a model with one task's fast weights ``[1, ...]``, and outputs for so many classes (None for all)."""
-    adapted = copy.deepcopy(model).requires_grad_(False)
+    adapted = copied(model).requires_grad_(False)
     own = dict(adapted.named_parameters())
     for name, weight in fast_weights.items():
         own[name].copy_(weight[0])
     if classes is not None and (head := linear_head(adapted)) is not None and head.out_features > classes:
-        fewer = nn.Linear(head.in_features, classes, device=head.weight.device, dtype=head.weight.dtype)
-        fewer.weight, fewer.bias = (nn.Parameter(p[:classes], requires_grad=False) for p in (head.weight, head.bias))
-        adapted.set_submodule(head_name(adapted), fewer)
+        has_bias = head.bias is not None
+        fewer = nn.Linear(head.in_features, classes, has_bias, device=head.weight.device, dtype=head.weight.dtype)
+        for name, p in head.named_parameters():
+            setattr(fewer, name, nn.Parameter(p[:classes], requires_grad=False))
+        if not (name := head_name(adapted)):
+            return fewer
+        adapted.set_submodule(name, fewer)
     return adapted
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that are neither parameters nor buffers, such as activations it has stored, are shared."""
+    plain = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor)]
+    return copy.deepcopy(model, {id(x): x for x in plain})
+
+
 def linear_head(model: nn.Module) -> nn.Linear | None:
-    """The model's head, if it is a linear layer with a bias."""
+    """The model's head, if it is a linear layer."""
     head = model.get_submodule(head_name(model))
-    return head if isinstance(head, nn.Linear) and head.bias is not None else None
+    return head if isinstance(head, nn.Linear) else None
 
 
-def check_outputs(model: nn.Module, classes: int) -> None:
-    """Raise BadInput unless a model can have outputs for so many classes: it has fewer, or no linear head."""
+def check_outputs(model: nn.Module, classes: int, x: Tensor) -> None:
+    """Raise BadInput unless a model can have outputs for so many classes: it has fewer, or more and no linear head.
+
+    Args:
+        model: the model.
+        classes: how many there are.
+        x: samples that it can be tried on, ``[n, ...]``.
+    """
     head = linear_head(model)
-    if head is None:
+    with torch.no_grad():
+        outputs = model(x).shape[-1] if head is None else head.out_features
+    if outputs > classes and head is None:
         raise BadInput(
-            f"{type(model).__name__} has no linear head: it can only adapt to as many classes as it has outputs."
+            f"There are {classes} classes, and {type(model).__name__} has {outputs} outputs and no linear head: it can "
+            "only adapt to as many classes as it has outputs."
         )
-    if head.out_features < classes:
+    if outputs < classes:
         raise BadInput(
-            f"There are {classes} classes, and the model has {head.out_features} outputs: ProtoNet and ProtoMAML take "
-            "any number of classes."
+            f"There are {classes} classes, and the model has {outputs} outputs: ProtoNet and ProtoMAML take any number "
+            "of classes."
         )
 
 

@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from few_shot.arguments import RemembersArguments
 from few_shot.checkpoint import data_module, describe, describe_data, load_learner
-from few_shot.episodes import EpisodeBatch
+from few_shot.episodes import EpisodeBatch, as_episodes, number_type
 from few_shot.errors import BadInput, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
 from few_shot.fast_path.folded import Layer, assemble
 from few_shot.lit_models.compiled_step import CompiledStep
 from few_shot.lit_models.divergence import stop_unless_finite
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
-from few_shot.lit_models.objective import Objective
+from few_shot.lit_models.model_check import check_model
+from few_shot.lit_models.objective import Objective, loss_name
 from few_shot.lit_models.outer_gradient import add_up_gradient
 from few_shot.lit_models.task_scores import TaskScores
-from few_shot.lit_models.trainer_settings import check_trainer
-from few_shot.private_parts import expect_unused_parameters, keep_buffers_apart
+from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
+from few_shot.private_parts import expect_unused_parameters, is_listened_to, keep_buffers_apart
 
 OuterSchedule = Literal["constant", "cosine", "halving"]
 
@@ -88,14 +89,9 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         above_zero("gradient_clip_val", gradient_clip_val)
         if weight_decay < 0:
             raise BadInput(f"weight_decay={weight_decay} must not be negative.")
-        if changed_by := getattr(model, "changed_by", None):
-            raise BadInput(
-                f"{changed_by} has changed the layers of this {type(model).__name__}, which is of use to no other "
-                "learner now: give each learner a module of its own."
-            )
-        self._refuse_layers_of_two_names(model)
+        check_model(model)
         self.model = torch.func.replace_all_batch_norm_modules_(model)
-        self.given = {"loss": loss, "metric": metric}
+        self.given = {"loss": loss_name(loss), "metric": metric}
         self.objective = Objective(loss, metric)
         self.test_inner_loop_steps = at_least(0, test_inner_loop_steps, "test_inner_loop_steps")
         self.transductive = transductive
@@ -107,28 +103,16 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self.weight_decay = weight_decay
         self.gradient_clip_val = gradient_clip_val
         self.gradient_clip_algorithm = gradient_clip_algorithm
+        self._folded: tuple[Any, list[Layer] | None] | None = None
         self._compiled: CompiledStep | None = None
         self._collector = EpisodeCollector()
         self._results: EpisodeResults | None = None
         self._data_facts: dict[str, Any] | None = None
 
-    @staticmethod
-    def _refuse_layers_of_two_names(model: nn.Module) -> None:
-        """PyTorch's ``functional_call`` leaves the weights of the call in a layer that it finds under two names."""
-        first: dict[nn.Module, str] = {}
-        for name, layer in model.named_modules(remove_duplicate=False):
-            if first.setdefault(layer, name) != name and list(layer.parameters(recurse=False)):
-                raise BadInput(
-                    f"{type(model).__name__} holds one layer with weights as {first[layer]} and as {name}: name it "
-                    "once, and call it twice in forward()."
-                )
-
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a process that is sent it, finds the fast path again: it consists of inner functions."""
         state = super().__getstate__()
-        if state.get("folded_layers") is not None:
-            del state["folded_layers"]
-        return state
+        return {**state, "_folded": None}
 
     # What an algorithm answers.
 
@@ -194,12 +178,19 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         """What a checkpoint says of the data of the training: how pictures are prepared, the classes; None before."""
         return self._data_facts
 
-    @cached_property
+    @property
     def folded_layers(self) -> list[Layer] | None:
-        """The model's fast path, if it has one."""
-        return assemble(self.model) if self.fast_path else None
+        """The model's fast path, if it has one; found again when a layer was replaced, or somebody listens to one."""
+        if not self.fast_path:
+            return None
+        if torch.compiler.is_compiling():  # compiled code cannot search
+            return None if self._folded is None else self._folded[1]
+        layers = tuple((id(module), is_listened_to(module)) for module in self.model.modules())
+        if self._folded is None or self._folded[0] != layers:
+            self._folded = layers, assemble(self.model)
+        return self._folded[1]
 
-    @cached_property
+    @property
     def folds_convolutions(self) -> bool:
         """Whether the model is convolutional and has a fast path."""
         return self.folded_layers is not None and self.is_convolutional
@@ -252,7 +243,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Take the data module's loss and metric where the constructor left them open.
 
-        Without a data module they stay as they are.
+        They stay as they are without a data module, and in a test of a learner that has some from its training.
         """
         keep_buffers_apart(self)
         if stage in ("validate", "test"):
@@ -260,7 +251,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         data = data_module(self.trainer)
         if data is not None and stage == "fit":
             self.remember_data(data)
-        loss, metric = (value or getattr(data, name, None) for name, value in self.given.items())
+        known = {"loss": self.objective.loss_name, "metric": self.objective.metric_name} if stage != "fit" else {}
+        loss, metric = (v or known.get(name) or getattr(data, name, None) for name, v in self.given.items())
         if data is not None and (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
             self.objective = Objective(loss, metric)
 
@@ -275,14 +267,30 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
                 "Trainer(sync_batchnorm=True) cannot work: it would mix each task's statistics with those of another "
                 "process's task."
             )
+        if not any(p.requires_grad for p in self.parameters()):
+            raise BadInput(
+                f"{type(self.model).__name__} has no weights to train: keep its layers in attributes or an "
+                "nn.ModuleList, and leave some of them unfrozen."
+            )
+        if isinstance(self.optimizers(), list):
+            raise BadInput(f"{type(self).__name__}.configure_optimizers returns several optimisers: return one.")
         self.train()
 
+    def on_train_start(self) -> None:
+        check_end(self.trainer)
+
     def configure_optimizers(self) -> Any:
+        """The outer optimiser. One from a subclass keeps its own rates, and its schedulers step after each update."""
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         others = [p for name, p in self.named_parameters() if not name.startswith("model.")]  # learned rates
         groups = [{"params": list(self.model.parameters()), "weight_decay": self.weight_decay}]
         groups += [{"params": others, "weight_decay": 0.0}] if others else []
         return kinds[self.outer_optimizer](groups, lr=self.outer_lr, fused=True)
+
+    @cached_property
+    def _sets_rates(self) -> bool:
+        """Whether the optimiser is the one above, with the outer rate; one from a subclass keeps its own rates."""
+        return type(self).configure_optimizers is LitMetaLearner.configure_optimizers
 
     def outer_rate(self, update: int) -> float:
         """The outer learning rate of an update, counted from 0."""
@@ -300,20 +308,25 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         """One outer update from the query losses of the meta-batch's tasks, those of other processes included."""
         optimizer: Any = self.optimizers()
-        optimizer.param_groups[0]["weight_decay"] = self.weight_decay  # a resumed run's flags win over its checkpoint
-        for group in optimizer.param_groups:
-            group["lr"] = self.outer_rate(self.global_step)
+        if self._sets_rates:
+            # A resumed run's flags win over its checkpoint.
+            optimizer.param_groups[0]["weight_decay"] = self.weight_decay
+            for group in optimizer.param_groups:
+                group["lr"] = self.outer_rate(self.global_step)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for p in parameters:
             p.grad = None  # zero_grad would open a profiled section for it
+        batch = as_episodes(batch, number_type(self))
         scores, loss, share = add_up_gradient(self, batch)
-        everywhere = self.trainer.strategy.reduce_boolean_decision
-        stop_unless_finite(self.global_step + 1, batch.index, scores.loss, parameters, everywhere)
+        stop_unless_finite(self.global_step + 1, batch.index, scores.loss, parameters, self.trainer)
         optimizer.step()
+        if not self._sets_rates:
+            step_schedulers(self.lr_schedulers())
+        metric = self.objective.metric(batch.query_y)
+        self.objective.metric_name = metric.name  # which a checkpoint names, whatever the data
         trainer: Any = self.trainer
         if trainer.log_every_n_steps and self.global_step % trainer.log_every_n_steps == 0:
             self.log("train_loss", loss, prog_bar=True, sync_dist=True)
-            metric = self.objective.metric(batch.query_y)
             if metric.of_classes:  # an error says no more than the loss
                 self.log(f"train_{metric.name}", share * scores.metric.sum(), prog_bar=True, sync_dist=True)
 
@@ -342,7 +355,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """The query samples' predictions ``[T, N*Q, out]`` after adaptation to their tasks' support sets."""
-        with without_graph(batch) as batch:
+        with without_graph(as_episodes(batch, number_type(self))) as batch:
             return self.step_predictions(batch, [self.test_inner_loop_steps])[0]
 
     def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
@@ -351,6 +364,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             return [self.scores(predictions, batch.query_y) for predictions in self.step_predictions(batch, steps)]
 
     def _evaluate(self, batch: EpisodeBatch, steps: list[int]) -> None:
+        batch = as_episodes(batch, number_type(self))
         scores = self.step_scores(batch, steps)
         self._collector.add(batch.index, steps, scores, self.objective.metric(batch.query_y).name)
 
@@ -361,7 +375,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self._finish_evaluation("test")
 
     def _finish_evaluation(self, split: str) -> None:
-        self._results = self._collector.results()
+        self._results = self._collector.results(self.trainer.world_size)
         log_results(self, split, self._results, self._collector.metric_name)
 
     # Checkpoints.

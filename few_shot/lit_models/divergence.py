@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ def stop_unless_finite(
     tasks: Tensor,
     losses: Tensor,
     parameters: Sequence[nn.Parameter],
-    everywhere: Callable[[bool], bool],
+    trainer: Any,
 ) -> None:
     """Raise TrainingDiverged in all processes alike, before a bad gradient reaches the weights.
 
@@ -25,11 +26,13 @@ def stop_unless_finite(
         tasks: the numbers of this process's tasks, ``[T]``.
         losses: their losses, ``[T]``.
         parameters: what is trained; gradients are in ``.grad``.
-        everywhere: whether something is true in every process, from whether it is true in this one.
+        trainer: the Trainer, which knows the processes.
     """
     values = torch.cat([losses, *(p.grad.flatten() for p in parameters if p.grad is not None)])
-    if everywhere(math.isfinite(values.abs().max())):
+    if trainer.strategy.reduce_boolean_decision(math.isfinite(values.abs().max())):
         return
-    bad = gather(tasks[~torch.isfinite(losses)].tolist())
+    processes = trainer.world_size
+    bad = gather(tasks[~torch.isfinite(losses)].tolist(), processes)
     what = "loss" if any(bad) else "gradient"
-    raise TrainingDiverged(what, update, sorted(itertools.chain(*(bad if any(bad) else gather(tasks.tolist())))))
+    named = bad if any(bad) else gather(tasks.tolist(), processes)
+    raise TrainingDiverged(what, update, sorted(itertools.chain(*named)))

@@ -55,5 +55,5 @@ class LitEnsemble(pl.LightningModule):
         self._collector.add(batch.index, steps, self.step_scores(batch, steps), metric.name)
 
     def on_test_epoch_end(self) -> None:
-        self._results = self._collector.results()
+        self._results = self._collector.results(self.trainer.world_size)
         log_results(self, "ensemble", self._results, self._collector.metric_name)

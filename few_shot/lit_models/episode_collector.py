@@ -9,6 +9,7 @@ from torch import Tensor
 
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
+from few_shot.evaluating import usable
 from few_shot.evaluation import EpisodeResults
 from few_shot.lit_models.processes import gather
 from few_shot.lit_models.task_scores import TaskScores
@@ -28,8 +29,8 @@ class EpisodeCollector:
         self._batches.append((index, steps, loss, metric))
         self.metric_name = metric_name
 
-    def results(self) -> EpisodeResults:
-        """All episodes of all processes, in the order of their numbers.
+    def results(self, processes: int) -> EpisodeResults:
+        """All episodes of all processes, so many, in the order of their numbers.
 
         Raises:
             BadInput: there is none.
@@ -44,7 +45,7 @@ class EpisodeCollector:
             )
             for index, steps, loss, metric in self._batches
         ]
-        everywhere = [EpisodeResults.concatenate(batches) for batches in gather(here) if batches]
+        everywhere = [EpisodeResults.concatenate(batches) for batches in gather(here, processes) if batches]
         if not everywhere:
             raise BadInput("The data holds no episode to evaluate.")
         return EpisodeResults.of_processes(everywhere)
@@ -69,4 +70,4 @@ def without_graph(batch: EpisodeBatch) -> Iterator[EpisodeBatch]:
     copied, because autograd refuses its tensors.
     """
     with torch.inference_mode(False), torch.no_grad():
-        yield EpisodeBatch(*(x.clone() if x.is_inference() else x for x in batch))
+        yield EpisodeBatch(*map(usable, batch))

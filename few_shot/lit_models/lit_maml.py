@@ -5,12 +5,12 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import Predict, inner_loop, norm_parameters, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import above_zero, at_least
+from few_shot.evaluating import evaluating, usable
 from few_shot.fast_path.folded import folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.adapted_model import check_outputs, with_weights
@@ -154,10 +154,11 @@ class LitMAML(LitMetaLearner):
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
         if classes is not None:
-            check_outputs(self.model, classes)
+            check_outputs(self.model, classes, support_x)
         self.outputs_in_use = classes
         try:
-            with torch.inference_mode(False), torch.no_grad():
+            with evaluating(self):
+                support_x, support_y = usable(support_x), usable(support_y)
                 # Not one step further: batch norm stays at the step that led to the last weights.
                 adapted = islice(self.adapt(support_x[None], support_y[None], steps), steps, None)
                 model = with_weights(self.model, next(adapted), classes).eval()

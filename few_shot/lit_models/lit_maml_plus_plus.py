@@ -89,9 +89,10 @@ class LitMAMLPlusPlus(LitMAML):
         self.anneal(0)
 
     def adapted_weights(self) -> Weights:
-        """All parameters that are trained but batch norm's per-step ones."""
-        per_step = {id(p) for norm in self.norms if norm.per_step_weights for p in norm.parameters()}
-        return {name: p for name, p in super().adapted_weights().items() if id(p) not in per_step}
+        """All parameters that MAML adapts but batch norm's per-step ones."""
+        norms = [norm for norm in self.norms if norm.per_step_weights or not self.adapt_norm]
+        fixed = {id(p) for norm in norms for p in norm.parameters()}
+        return {name: p for name, p in super().adapted_weights().items() if id(p) not in fixed}
 
     def inner_rates(self, step: int) -> Rates:
         """Each parameter tensor's learned rate at a step, or one constant."""
@@ -115,11 +116,13 @@ class LitMAMLPlusPlus(LitMAML):
         """Batch norm is at the step once more; its statistics are collected already."""
         before = [(norm, norm.step, norm.collected.clone() if norm.statistics else None) for norm in self.norms]
         self._at_step(step)
-        yield
-        for norm, its_step, collected in before:
-            norm.step = its_step
-            if collected is not None:
-                norm.collected.copy_(collected)
+        try:
+            yield
+        finally:
+            for norm, its_step, collected in before:
+                norm.step = its_step
+                if collected is not None:
+                    norm.collected.copy_(collected)
 
     def _at_step(self, step: int) -> None:
         for norm in self.norms:
@@ -136,11 +139,14 @@ class LitMAMLPlusPlus(LitMAML):
         adapted = itertools.islice(self.adapt(batch.support_x, batch.support_y, self.inner_loop_steps), 1, None)
         predictions = self.predictions_of(batch.query_x)
         scores = [self.scores(predictions(fast_weights), batch.query_y) for fast_weights in adapted]
-        loss = torch.einsum("s,st->t", self.step_weights, torch.stack([s.loss for s in scores]))
+        losses = torch.stack([s.loss for s in scores])
+        loss = torch.einsum("s,st->t", self.step_weights.to(losses), losses)
         return TaskScores(loss, scores[-1].metric)
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
         self.anneal(self.global_step + self.updates_before)
+        for norm in self.norms:
+            norm.forget()  # what an update has left that failed
 
     def anneal(self, update: int) -> None:
         """Set what changes in training for an outer update: the weights of the steps' losses, the gradient's order."""
@@ -172,9 +178,12 @@ class LitMAMLPlusPlus(LitMAML):
         return predictions
 
     def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
-        """Update the running statistics from all processes' tasks."""
+        self.update_statistics(self.trainer.world_size)
+
+    def update_statistics(self, processes: int) -> None:
+        """Update the running statistics from the tasks of all processes, so many."""
         for norm in self.norms:
             if norm.statistics:
-                if torch.distributed.is_available() and torch.distributed.is_initialized():
+                if processes > 1:
                     torch.distributed.all_reduce(norm.collected)
                 norm.update()

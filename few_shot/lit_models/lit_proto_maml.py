@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import Predict, last
+from few_shot.evaluating import evaluating, usable
 from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models.adapted_model import with_weights
 from few_shot.lit_models.fixed_norm import fix_norms
@@ -57,7 +58,8 @@ class LitProtoMAML(LitWithoutHead, LitMAML):
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
         """Body and head, a linear layer with an output for each class; there may be any number of them."""
-        with torch.inference_mode(False), torch.no_grad(), self.other_tasks():
+        with evaluating(self), self.other_tasks():
+            support_x, support_y = usable(support_x), usable(support_y)
             body = last(self.adapt(support_x[None], support_y[None], steps))
             weight, bias = (nn.Parameter(body.pop(name)[0], requires_grad=False) for name in self.head_weights)
             model = with_weights(self.model, body, None).eval()

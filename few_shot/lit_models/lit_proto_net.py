@@ -1,6 +1,5 @@
 """Prototypical networks (Snell, Swersky & Zemel 2017, https://arxiv.org/abs/1703.05175)."""
 
-import copy
 from typing import ClassVar
 
 import torch
@@ -8,7 +7,8 @@ from torch import Tensor, nn
 
 from few_shot.adaptation import predict_apart, predictor
 from few_shot.episodes import EpisodeBatch
-from few_shot.lit_models.adapted_model import NearestPrototype
+from few_shot.evaluating import usable
+from few_shot.lit_models.adapted_model import NearestPrototype, copied
 from few_shot.lit_models.base import TaskScores
 from few_shot.lit_models.fixed_norm import fix_norms
 from few_shot.lit_models.without_head import LitWithoutHead, prototypes_of
@@ -37,12 +37,14 @@ class LitProtoNet(LitWithoutHead):
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
         """Embedding and prototypes; there are no inner steps, and any number of classes."""
-        embed = copy.deepcopy(self.model).requires_grad_(False).eval()
+        embed = copied(self.model).requires_grad_(False).eval()
         with torch.inference_mode(False), torch.no_grad():
+            support_x, support_y = usable(support_x), usable(support_y)
             classes = int(support_y.max()) + 1 if classes is None else classes
+            if transductive:
+                return NearestPrototypeTogether(embed, support_x, support_y, classes)
             prototypes = prototypes_of(embed(support_x)[None], support_y[None], classes)[0]
-        if not transductive:
-            fix_norms(embed, support_x)
+        fix_norms(embed, support_x)
         return NearestPrototype(embed, prototypes)
 
     def logits(self, batch: EpisodeBatch, transductive: bool, classes: int | None = None) -> Tensor:
@@ -63,3 +65,29 @@ class LitProtoNet(LitWithoutHead):
         classes = self.ways(batch.support_y) if classes is None else classes
         prototypes = prototypes_of(support, batch.support_y, classes)
         return -(query[:, :, None] - prototypes[:, None]).square().sum(-1)
+
+
+class NearestPrototypeTogether(nn.Module):
+    """Logits ``[n, N]`` where batch norm sees samples and support set together, as in the paper's test episodes.
+
+    Args:
+        embed: the network, inputs ``[n, ...]`` to features ``[n, f]``.
+        support_x: the support set's inputs, ``[K, ...]``.
+        support_y: their labels, ``[K]``.
+        classes: N.
+    """
+
+    support_x: Tensor
+    support_y: Tensor
+
+    def __init__(self, embed: nn.Module, support_x: Tensor, support_y: Tensor, classes: int) -> None:
+        super().__init__()
+        self.embed, self.classes = embed, classes
+        self.register_buffer("support_x", support_x)
+        self.register_buffer("support_y", support_y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        embedded = self.embed(torch.cat([self.support_x, x]))
+        support, query = embedded[: len(self.support_x)], embedded[len(self.support_x) :]
+        prototypes = prototypes_of(support[None], self.support_y[None], self.classes)[0]
+        return -(query[:, None] - prototypes).square().sum(-1)

@@ -1,7 +1,9 @@
 """How predictions are judged: a task's loss, and the metric that is reported beside it."""
 
 import importlib
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +23,16 @@ class Objective:
     Class labels have cross entropy and accuracy; numbers have the mean squared error as both.
 
     Args:
-        loss: a function of torch.nn.functional by name, or any function by its dotted name; None leaves it open.
+        loss: a function that can be imported, or its name: one of torch.nn.functional, or any by its dotted name. None
+            leaves it open.
         metric: a metric by name; None leaves it open.
 
     Raises:
         BadInput: the loss or the metric is unknown, or the loss is none.
     """
 
-    def __init__(self, loss: str | None, metric: str | None) -> None:
+    def __init__(self, loss: str | Callable | None, metric: str | None) -> None:
+        loss = loss_name(loss)
         self.loss_name, self.metric_name = loss, metric
         of_classes = None if metric is None else metric_by_name(metric).of_classes
         self.losses: TaskLoss = _loss_of_the_targets if loss is None else task_loss(_loss_by_name(loss, of_classes))
@@ -40,6 +44,23 @@ class Objective:
         return METRICS["mse" if targets.is_floating_point() else "accuracy"]
 
 
+def loss_name(loss: Any) -> str | None:
+    """The name by which a loss is found again: a function's own, if it can be imported by it.
+
+    Raises:
+        BadInput: it is neither a name nor such a function.
+    """
+    if loss is None or isinstance(loss, str):
+        return loss
+    module, name = getattr(loss, "__module__", None), getattr(loss, "__qualname__", "")
+    if not callable(loss) or getattr(sys.modules.get(str(module)), name, None) is not loss:
+        raise BadInput(
+            f"loss={shortened(loss)} cannot be named in a checkpoint: give a function that can be imported, or its "
+            "name, such as mypackage.losses.my_loss."
+        )
+    return f"{module}.{name}"
+
+
 def _loss_of_the_targets(predictions: Tensor, targets: Tensor) -> Tensor:
     return (_SQUARED_ERROR if targets.is_floating_point() else _CROSS_ENTROPY)(predictions, targets)
 
@@ -47,12 +68,15 @@ def _loss_of_the_targets(predictions: Tensor, targets: Tensor) -> Tensor:
 def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tensor], Tensor]:
     """Find a loss and try it on a few predictions: for class labels, for numbers, or for either if that is open."""
     module, _, attribute = name.rpartition(".")
+    sys.path.insert(0, "")  # one of the user's own may lie where the command is run
     try:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ImportError(f"{name} is no name")
         function = getattr(importlib.import_module(module) if module else F, attribute, None)
     except ImportError:
         function = None
+    finally:
+        sys.path.remove("")
     if not callable(function):
         raise BadInput(
             f"loss={shortened(name)} is neither a function of torch.nn.functional nor one that can be imported, "
@@ -60,17 +84,19 @@ def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tenso
         )
     kinds = {True: "class labels", False: "numbers"}
     tried = [False, True] if of_classes is None else [of_classes]
-    if not any(_is_mean_loss(function, kind) for kind in tried):
+    fits = [_is_mean_loss(function, kind) for kind in tried]
+    if not any(fits) and not (module and None in fits):  # one of your own may want other shapes
         wanted = " or ".join(kinds[kind] for kind in tried)
         raise BadInput(f"loss={name} gives no mean loss, with a gradient, for targets that are {wanted}.")
     return function
 
 
-def _is_mean_loss(function: Callable, of_classes: bool) -> bool:
+def _is_mean_loss(function: Callable, of_classes: bool) -> bool | None:
+    """Whether it is one for class labels, or for numbers; None if it fails for a few."""
     predictions = torch.linspace(-0.9, 0.8, 10).reshape(*((2, 5) if of_classes else (10, 1))).requires_grad_()
     targets = torch.tensor([1, 4]) if of_classes else torch.linspace(-2, 2, 10)[:, None]
     try:
         loss = function(predictions, targets)
         return loss.dim() == 0 and bool(torch.autograd.grad(loss, predictions)[0].any())
     except Exception:
-        return False
+        return None

@@ -10,6 +10,7 @@ from pytorch_lightning.strategies import ParallelStrategy
 from torch import Tensor
 
 from few_shot.episodes import EpisodeBatch
+from few_shot.errors import BadInput
 from few_shot.lit_models.chunks import chunks
 from few_shot.lit_models.processes import gather
 from few_shot.lit_models.task_scores import TaskScores
@@ -60,10 +61,12 @@ def _combined(learner: Any, losses: Tensor) -> tuple[Tensor, Tensor]:
 
     The derivative is multiplied by the number of processes, because their gradients are averaged.
     """
-    everybodys = [part.to(losses) for part in gather(losses.detach().cpu())]
+    everybodys = [part.to(losses) for part in gather(losses.detach().cpu(), learner.trainer.world_size)]
     own = everybodys[learner.global_rank].requires_grad_()
     with torch.enable_grad():
         loss = learner.combine(torch.cat(everybodys))
+        if not isinstance(loss, Tensor) or loss.dim() != 0:
+            raise BadInput(f"{type(learner).__name__}.combine must return one number, a tensor of shape [].")
         (weights,) = torch.autograd.grad(loss, own)
     return loss.detach(), learner.trainer.world_size * weights
 

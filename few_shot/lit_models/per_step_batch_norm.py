@@ -87,4 +87,9 @@ class PerStepBatchNorm(nn.Module):
         count = count.clamp(min=1)
         self.running_mean += share * (mean / count - self.running_mean)
         self.running_var += share * (var / count - self.running_var)
-        self.collected.zero_()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was collected."""
+        if self.statistics:
+            self.collected.zero_()

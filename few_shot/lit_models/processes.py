@@ -6,9 +6,12 @@ import torch
 import torch.distributed
 
 
-def gather(value: Any) -> list:
-    """Every process's value, in the order of ranks; of one process, its own."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+def gather(value: Any, processes: int) -> list:
+    """The value of each of a Trainer's processes, in the order of ranks; of one process, its own.
+
+    A Trainer of one device may run in each of several processes, and has nothing to do with the others.
+    """
+    if processes == 1:
         return [value]
     values = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)

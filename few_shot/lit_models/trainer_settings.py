@@ -1,14 +1,19 @@
 """Settings of a Trainer: those of one device, and those that cannot work here, refused when a run starts."""
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.accelerators import MPSAccelerator
+from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_warn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from few_shot.errors import BadInput
+from few_shot.private_parts import trains_in_copies
 
 
 def one_device() -> dict[str, Any]:
@@ -56,3 +61,37 @@ def check_trainer(trainer: pl.Trainer) -> None:
             raise BadInput(
                 f"Trainer({name}={value}) is a share of an epoch, which has no end here: give a number of updates."
             )
+
+
+def refuse_copies(trainer: pl.Trainer) -> None:
+    """Raise BadInput if the Trainer would train copies of a learner, which stays as it is but for its weights."""
+    if trains_in_copies(trainer):
+        raise BadInput(
+            "The Trainer starts its processes as copies of this one (ddp_spawn, ddp_fork, ddp_notebook), and a learner "
+            "would not come to know what it was trained on: use strategy='ddp' in a script, or devices=1."
+        )
+
+
+def check_end(trainer: pl.Trainer) -> None:
+    """Raise BadInput if the training would never end; warn if it would never validate. To be called when it starts."""
+    endless = trainer.num_training_batches == math.inf
+    stops = trainer.max_steps != -1 or any(isinstance(c, Timer | EarlyStopping) for c in trainer.callbacks)  # type: ignore[attr-defined]
+    if endless and not stops and (trainer.max_epochs or 0) > 0:
+        raise BadInput(
+            f"Trainer(max_epochs={trainer.max_epochs}) would train for ever: an epoch of episodes has no end here. "
+            "Give max_steps, a number of updates."
+        )
+    if trainer.enable_validation and trainer.val_check_batch == math.inf:
+        rank_zero_warn(
+            "There will be no validation: an epoch of episodes has no end here. Give the Trainer val_check_interval, a "
+            "number of updates, or limit_val_batches=0."
+        )
+
+
+def step_schedulers(schedulers: Any) -> None:
+    """Step the schedulers of a configure_optimizers that a subclass wrote: Lightning does not, here."""
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise BadInput("ReduceLROnPlateau needs the result of a validation: step it in a callback.")
+        if scheduler is not None:
+            scheduler.step()

@@ -53,7 +53,13 @@ class LitWithoutHead(LitMetaLearner):
         samples = support_y.shape[1]
         if self._shots is not None and samples % self._shots == 0:
             return samples // self._shots
-        return int(support_y.max()) + 1
+        classes = int(support_y.max()) + 1
+        if int(F.one_hot(support_y, classes).sum(1).min()) == 0:
+            raise BadInput(
+                "A task has a label without a support sample: label the N classes of a task from 0 to N-1, and give "
+                "each at least one."
+            )
+        return classes
 
     @contextmanager
     def other_tasks(self) -> Iterator[None]:

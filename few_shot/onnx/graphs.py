@@ -60,7 +60,7 @@ class Adaptation(nn.Module):
         learner = self.learner = copy.deepcopy(lit_model).eval()
         learner.transductive = False
         run_one_by_one(learner.model)  # vmap would fix the number of samples in a convolution
-        learner.folded_layers = None  # whose own functions have no ONNX form
+        learner.fast_path = False  # whose own functions have no ONNX form
         self.inputs = ["support_x", "support_y", "query_x"]
         self.rate: float | None = None
         self.learns_rates = False
@@ -72,7 +72,8 @@ class Adaptation(nn.Module):
                 f"{type(learner).__name__} cannot be exported: of few_shot's algorithms, ProtoNet can, and those with "
                 "an inner loop that starts from the same weights for all tasks."
             )
-        if of_classes and linear_head(learner.model) is None:
+        head = linear_head(learner.model)
+        if of_classes and (head is None or head.bias is None):
             raise BadInput(
                 f"{type(learner.model).__name__} cannot be exported: it has no linear head, whose outputs could be "
                 "turned off for a task of fewer classes."

@@ -59,7 +59,18 @@ def test_more_classes_are_refused_with_what_takes_them(cls):
         lit_model.adapted_model(x, y, 1, 3)
 
 
-def test_a_head_without_a_bias_has_one_number_of_classes():
+def test_a_head_without_a_bias_takes_fewer_classes():
     lit_model = LitMAML(nn.Sequential(nn.Flatten(), nn.Linear(768, 6), nn.ReLU(), nn.Linear(6, 5, bias=False)))
-    with pytest.raises(BadInput, match="Sequential has no linear head: it can only adapt to as many classes"):
+    assert lit_model.adapted_model(torch.rand(3, *SHAPE), torch.arange(3), 1, 3)(torch.rand(2, *SHAPE)).shape == (2, 3)
+
+
+def test_a_model_that_is_all_head_takes_fewer_classes():
+    lit_model = LitMAML(nn.Linear(4, 5))
+    assert lit_model.adapted_model(torch.rand(3, 4), torch.arange(3), 1, 3)(torch.rand(2, 4)).shape == (2, 3)
+
+
+def test_a_head_that_is_not_linear_has_one_number_of_classes():
+    lit_model = LitMAML(nn.Sequential(nn.Conv2d(3, 5, 16), nn.Flatten()))
+    assert lit_model.adapted_model(torch.rand(5, *SHAPE), torch.arange(5), 1, 5)(torch.rand(2, *SHAPE)).shape == (2, 5)
+    with pytest.raises(BadInput, match="Sequential has 5 outputs and no linear head: it can only adapt to as many"):
         lit_model.adapted_model(torch.rand(3, *SHAPE), torch.arange(3), 1, 3)

@@ -249,7 +249,7 @@ def test_a_setting_that_cannot_work_is_refused_at_the_start(arguments, sentence,
 
 def test_a_cosine_must_know_its_end(tmp_path):
     with pytest.raises(BadInput, match="outer_schedule=cosine must know the last update: give the Trainer max_steps"):
-        trainer(tmp_path, max_steps=-1, max_epochs=1).fit(
+        trainer(tmp_path, max_steps=-1, max_epochs=-1).fit(
             LitMAML(SinusoidMLP(), outer_schedule="cosine"), datamodule=data()
         )
 
@@ -363,3 +363,56 @@ def test_running_statistics_exclude_transductive_evaluation():
     with pytest.raises(BadInput, match="transductive=true and per_step_bn_statistics=true exclude each other"):
         LitMAMLPlusPlus(Conv4((1, 16, 16), 2, width=4), transductive=True)
     assert LitMAMLPlusPlus(Conv4((1, 16, 16), 2, width=4), transductive=True, per_step_bn_statistics=False).transductive
+
+
+class OwnOptimizer(LitMAML):
+    """With an optimiser and a schedule of the user's own."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.5)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.1)]
+
+
+def test_an_optimizer_of_ones_own_keeps_its_rates(tmp_path):
+    lit_model, fitted = OwnOptimizer(SinusoidMLP(width=4)), trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    fitted.fit(lit_model, datamodule=data())
+    assert fitted.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5 * 0.1**2)
+
+
+class SeveralOptimizers(LitMAML):
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.parameters(), lr=0.5), torch.optim.SGD(self.parameters(), lr=0.5)]
+
+
+def test_several_optimizers_are_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"SeveralOptimizers\.configure_optimizers returns several optimisers"):
+        trainer(tmp_path).fit(SeveralOptimizers(SinusoidMLP(width=4)), datamodule=data())
+
+
+def test_a_training_without_an_end_is_refused(tmp_path):
+    endless = trainer(tmp_path, max_steps=-1, max_epochs=3, limit_val_batches=0)
+    with pytest.raises(BadInput, match=r"Trainer\(max_epochs=3\) would train for ever"):
+        endless.fit(LitMAML(SinusoidMLP(width=4)), datamodule=data())
+
+
+def test_a_training_without_validation_is_announced(tmp_path):
+    with pytest.warns(UserWarning, match="There will be no validation.*val_check_interval"):
+        trainer(tmp_path, max_steps=1).fit(LitMAML(SinusoidMLP(width=4)), datamodule=data())
+
+
+def test_a_test_does_not_change_the_loss_of_the_training(tmp_path):
+    lit_model = LitMAML(SinusoidMLP(width=4))
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(lit_model, datamodule=Absolute(batch_size=2))
+    trainer(tmp_path).test(lit_model, datamodule=data(), verbose=False)
+    assert lit_model.objective.loss_name == "l1_loss"
+
+
+def test_a_model_without_weights_to_train_is_refused(tmp_path):
+    frozen = SinusoidMLP(width=4).requires_grad_(False)
+    with pytest.raises(BadInput, match="SinusoidMLP has no weights to train"):
+        trainer(tmp_path).fit(LitMAML(frozen), datamodule=data())
+
+
+def test_a_class_is_no_model():
+    with pytest.raises(BadInput, match="is no module: give an instance"):
+        LitMAML(SinusoidMLP)

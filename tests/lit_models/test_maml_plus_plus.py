@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from oracles import flat_gradient, relative_error, slope
 from torch.func import functional_call
 
+from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.lit_models import LitMAML, LitMAMLPlusPlus
 from few_shot.lit_models.per_step_batch_norm import PerStepBatchNorm
@@ -196,7 +197,7 @@ def test_running_statistics_are_the_tasks_mean_at_each_step(model_and_batch):
     maml.model.load_state_dict(lit_model.model.state_dict(), strict=False)
     # In training the batch's own statistics count, as without the switch.
     assert outer_loss(lit_model, batch).item() == pytest.approx(outer_loss(maml, batch).item(), rel=1e-10)
-    lit_model.on_train_batch_end(None, batch, 0)
+    lit_model.update_statistics(1)
     assert len(lit_model.norms) == 4
     for (layer, step), inputs in inputs_of_the_norms(maml, maml.model, batch).items():
         mean = torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0)
@@ -213,7 +214,7 @@ def test_running_statistics_affect_evaluation(model_and_batch):
     lit_model.train()
     for _ in range(50):
         outer_loss(lit_model, batch)
-        lit_model.on_train_batch_end(None, batch, 0)
+        lit_model.update_statistics(1)
     lit_model.eval()
     after = [s.loss for s in lit_model.step_scores(batch, [0, 1, 2])]
     assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(before, after, strict=True))
@@ -267,3 +268,24 @@ def test_learned_rates_do_not_decay(float64):
     lit_model.configure_optimizers().step()
     for name, p in lit_model.named_parameters():
         torch.testing.assert_close(p.data, before[name] * (1.0 if name.startswith("rates") else 0.75))
+
+
+def test_a_failed_update_leaves_nothing_for_the_next():
+    norm = PerStepBatchNorm(torch.nn.BatchNorm2d(3), 2, statistics=True, weights=True)
+    norm.collect(torch.full((2, 3), torch.nan), torch.ones(2, 3))
+    norm.forget()
+    norm.collect(torch.ones(2, 3), torch.ones(2, 3))
+    norm.update()
+    assert norm.running_mean.isfinite().all()
+
+
+def test_norms_that_are_not_adapted_are_not():
+    arguments = {"per_step_bn_weights": False, "adapt_norm": False}
+    adapted = LitMAMLPlusPlus(Conv4((3, 16, 16), 3, width=4), **arguments).adapted_weights()
+    assert adapted.keys() == LitMAML(Conv4((3, 16, 16), 3, width=4), adapt_norm=False).adapted_weights().keys()
+
+
+def test_it_trains_in_the_models_number_type():
+    x = torch.rand(2, 5, 1, dtype=torch.float64)
+    lit_model = LitMAMLPlusPlus(SinusoidMLP().double(), loss="mse_loss", metric="mse")
+    assert lit_model.outer_scores(EpisodeBatch(x, x, x, x, torch.arange(2))).loss.dtype == torch.float64

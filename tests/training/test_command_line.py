@@ -166,6 +166,8 @@ BAD = [
     (["--data_class=Sinusoid", "--width=0"], "--width=0"),
     (["--data_class=Sinusoid", "--hidden_layers=-1"], "--hidden_layers=-1"),
     (["--data_class=Sinusoid", "--strategy=nonsense"], "--strategy=nonsense"),
+    (["--data_class=Sinusoid", "--strategy=ddp_fork"], "--strategy=ddp_fork cannot be used: choose one of auto, ddp"),
+    (["--data_class=Sinusoid", "--stop_early=5", "--limit_val_batches=0"], "--stop_early=5 needs validations"),
     (["--data_class=Sinusoid", "--seed=5000000000"], "--seed=5000000000"),
     (["--data_class=Sinusoid", "--eval_seed=5000000000"], "--eval_seed=5000000000"),
     (["--data_class=Sinusoid", "--loss=cross_entropy"], "--loss=cross_entropy"),
@@ -366,3 +368,15 @@ def test_the_librarys_arguments_become_flags(capsys):
         raise BadInput("inner_lr=-1 must be above 0 (outer_lr=2), in a/max_steps=3.ckpt, --seed=1, nothing=0.")
     message = capsys.readouterr().err.partition("error: ")[2].strip()
     assert message == "--inner_lr=-1 must be above 0 (--outer_lr=2), in a/max_steps=3.ckpt, --seed=1, nothing=0."
+
+
+def test_a_dotted_name_is_the_same_model():
+    assert parsed("--data_class=Omniglot", "--model_class=few_shot.models.Conv4") | {"model_class": "Conv4"} == parsed(
+        "--data_class=Omniglot"
+    )
+
+
+def test_a_file_of_flags_names_no_other(tmp_path):
+    (tmp_path / "outer.yaml").write_text("data_class: Sinusoid\nconfig: inner.yaml\n")
+    with pytest.raises(BadInput, match="config is no flag"):
+        parsed(f"--config={tmp_path / 'outer.yaml'}")

@@ -16,7 +16,7 @@ from helpers import BatchNormMLP, run_in_a_process
 from PIL import Image
 
 import few_shot
-from few_shot.checkpoint import save_weights
+from few_shot.checkpoint import WEIGHTS, save_learner
 from few_shot.models import Conv4, SinusoidMLP
 from few_shot.whole_files import write_together
 from training import predict, run_experiment
@@ -237,7 +237,7 @@ def test_files_that_are_no_pictures_are_named_and_left_out_only_when_asked(here,
         ("empty inbox", "--images=inbox/ holds no files"),
         ("no checkpoint", "proto.ckpt does not exist"),
         ("no real checkpoint", "proto.ckpt is no checkpoint"),
-        ("empty run", "proto.ckpt is a folder without checkpoints"),
+        ("empty run", "proto.ckpt is no run's folder with checkpoints"),
         ("class called label", "A class cannot be called label"),
         ("class called none of these", "A class cannot be called none of these"),
         ("output is here", "--output=. must be the name of a table"),
@@ -388,7 +388,7 @@ def test_a_run_a_checkpoint_and_a_published_result_give_the_same_labels(photos):
     content = torch.load(best, weights_only=True)
     Path("published").mkdir()
     shutil.copy(run / "config.yaml", "published")
-    save_weights(few_shot.load(best).lit_model, Path("published"))
+    save_learner(few_shot.load(best).lit_model, Path("published") / WEIGHTS)
     del content["few_shot"]  # as older ones are
     torch.save(content, "older.ckpt")
     shutil.rmtree("photos")  # only the new classes are needed

@@ -369,3 +369,20 @@ def test_devices_that_are_not_there_are_named(tmp_path, capsys, monkeypatch):
         assert sentence in capsys.readouterr().err
     assert run(tmp_path, "--gpus=-1", "--fast_dev_run") is not None
     assert "this runs on the CPU" in capsys.readouterr().err
+
+
+def test_a_resumed_run_has_the_patience_it_is_resumed_with(tmp_path):
+    hopeless = ["--outer_lr=1e-9", "--val_check_interval=1", "--val_episodes=2"]
+    run(tmp_path, *hopeless, "--max_steps=9", "--stop_early=1")
+    (folder,) = (tmp_path / "Sinusoid-LitMAML").iterdir()
+    stopped = json.loads((folder / "run.json").read_text())["updates"]
+    assert stopped < 9
+    run(tmp_path, f"--resume={folder}", "--max_steps=9", "--stop_early=20")
+    assert json.loads((folder / "run.json").read_text())["updates"] == 9
+
+
+def test_a_run_is_resumed_through_a_link(tmp_path):
+    run(tmp_path, "--max_steps=1")
+    (tmp_path / "latest").symlink_to(tmp_path / "Sinusoid-LitMAML" / "version_0")
+    run(tmp_path, f"--resume={tmp_path / 'latest'}", "--max_steps=2")
+    assert [path.name for path in (tmp_path / "Sinusoid-LitMAML").iterdir()] == ["version_0"]

@@ -1,0 +1,26 @@
+"""A learner is evaluated: nothing of it changes, and no graph is kept."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@contextmanager
+def evaluating(lit_model: Any) -> Iterator[None]:
+    """In evaluation mode, without a graph; afterwards each layer is in its mode again. Inner loops have gradients."""
+    modes = {module: module.training for module in lit_model.modules()}
+    lit_model.eval()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def usable(x: Tensor) -> Tensor:
+    """The tensor, or a copy if it was made in inference mode, whose tensors autograd refuses."""
+    return x.clone() if x.is_inference() else x

@@ -1,0 +1,30 @@
+"""What a learner cannot work with, refused when it is built."""
+
+from typing import Any
+
+from torch import nn
+
+from few_shot.errors import BadInput
+from few_shot.files import shortened
+
+
+def check_model(model: Any) -> None:
+    """Raise BadInput if a learner cannot work with a model.
+
+    PyTorch's ``functional_call`` leaves the weights of the call in a layer that it finds under two names.
+    """
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"model={shortened(model)} is no module: give an instance, such as Net() and not Net.")
+    name = type(model).__name__
+    if changed_by := getattr(model, "changed_by", None):
+        raise BadInput(
+            f"{changed_by} has changed the layers of this {name}, which is of use to no other learner now: give each "
+            "learner a module of its own."
+        )
+    first: dict[nn.Module, str] = {}
+    for path, layer in model.named_modules(remove_duplicate=False):
+        if first.setdefault(layer, path) != path and list(layer.parameters(recurse=False)):
+            raise BadInput(
+                f"{name} holds one layer with weights as {first[layer]} and as {path}: name it once, and call it twice "
+                "in forward()."
+            )
