@@ -66,10 +66,10 @@ class LitMAML(LitMetaLearner):
 
         On the fast path, what comes before the first layer that adapts is computed here, once for all inner steps.
         """
-        if self.folded_layers is None:
+        if (layers := self.folded_layers) is None:
             predict = predictor(self.model)
         else:
-            fixed, adapting = split(self.folded_layers, self.adapted_weights())
+            fixed, adapting = split(layers, self.adapted_weights())
             x = folded_predictor(self.model, fixed)({}, x)
             predict = folded_predictor(self.model, adapting)
 

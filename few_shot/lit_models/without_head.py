@@ -72,7 +72,8 @@ class LitWithoutHead(LitMetaLearner):
 
     def embed(self, x: Tensor) -> Tensor:
         """The embeddings ``[T, n, features]`` of ``x`` ``[T, n, ...]`` by the body's own weights."""
-        by = predictor(self.model) if self.folded_layers is None else folded_predictor(self.model, self.folded_layers)
+        layers = self.folded_layers
+        by = predictor(self.model) if layers is None else folded_predictor(self.model, layers)
         embedded = by({}, x)
         return embedded.to(next(self.model.parameters(), embedded).dtype)  # exact from here on, autocast or not
 
