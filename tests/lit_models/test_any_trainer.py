@@ -416,3 +416,24 @@ def test_a_model_without_weights_to_train_is_refused(tmp_path):
 def test_a_class_is_no_model():
     with pytest.raises(BadInput, match="is no module: give an instance"):
         LitMAML(SinusoidMLP)
+
+
+def test_a_trainer_of_one_device_asks_no_other_process(tmp_path, monkeypatch):
+    """Each of several processes may train or test a learner of its own."""
+
+    def refuse(*_):
+        raise AssertionError("the others have nothing to say")
+
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        for name in ("all_gather_object", "all_reduce"):
+            monkeypatch.setattr(torch.distributed, name, refuse)
+        x = torch.rand(2, 4, 3, 16, 16)
+        batch = EpisodeBatch(x, torch.arange(2).repeat(2, 2), x, torch.arange(2).repeat(2, 2), torch.arange(2))
+        loader = DataLoader([batch], batch_size=None)
+        lit_model = LitMAMLPlusPlus(Conv4((3, 16, 16), 2, width=4), inner_loop_steps=1)
+        trainer(tmp_path, max_steps=1).fit(lit_model, loader)
+        trainer(tmp_path).test(lit_model, loader, verbose=False)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(lit_model.results.index) == 2
