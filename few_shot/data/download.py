@@ -57,7 +57,8 @@ def not_there(data_dir: Path) -> str:
     """Says that a folder does not exist, and which one may be meant."""
     beside = [entry.name for entry in scan(data_dir.parent)] if data_dir.parent.is_dir() else []
     close = difflib.get_close_matches(data_dir.name, beside, n=1)
-    return f"data_dir={data_dir} does not exist" + (f" (did you mean {close[0]}?)." if close else ".")
+    where = "" if data_dir.is_absolute() else f" in {Path.cwd()}"
+    return f"data_dir={data_dir} does not exist{where}" + (f" (did you mean {close[0]}?)." if close else ".")
 
 
 def counted(entries: Sequence[Entry]) -> str:

@@ -45,7 +45,7 @@ def find_pictures(data_dir: Path, class_split: tuple[float, float, float], split
     entries = scan(data_dir)
     splits = split_folders(data_dir)
     drawn = not any(_folders(folder) for folder in splits.values())
-    strays = [_stray(entry) for entry in entries if _is_picture(entry)]
+    strays = _strays(entries)
     classes: dict[str, list[Entry]] = {}  # of each split, or all under ""
     if drawn:
         classes[""] = [entry for entry in entries if entry.is_folder]
@@ -63,7 +63,7 @@ def find_pictures(data_dir: Path, class_split: tuple[float, float, float], split
             classes[split] = _folders(splits[split])
             if not classes[split]:
                 raise BadInput(f"{splits[split]} holds no class folders: the {split} split is empty.")
-            strays += [_stray(entry) for entry in scan(splits[split]) if _is_picture(entry)]
+            strays += _strays(scan(splits[split]))
         own = {folder.name for folder in splits.values()}
         strays += [
             f"{entry.path} (a folder beside those of the splits)"
@@ -124,5 +124,23 @@ def _is_picture(entry: Entry) -> bool:
     return not entry.is_folder and Path(entry.name).suffix.lower() in suffixes()
 
 
-def _stray(entry: Entry) -> str:
-    return f"{entry.path} (a picture that lies in no class's folder)"
+def _strays(entries: Sequence[Entry]) -> list[str]:
+    """Those beside the class folders that may have been meant to count, each with what is wrong."""
+    found = []
+    for entry in entries:
+        if _is_picture(entry):
+            found.append(f"{entry.path} (a picture that lies in no class's folder)")
+        elif _leads_nowhere(entry):
+            found.append(f"{entry.path} (a link that leads nowhere)")
+    return found
+
+
+def _leads_nowhere(entry: Entry) -> bool:
+    """Whether it is a link whose target is not there, such as a folder on a disk that is gone."""
+    try:
+        os.stat(entry.path)
+    except FileNotFoundError:
+        return os.path.islink(entry.path)
+    except OSError:  # a link in a circle
+        pass
+    return False

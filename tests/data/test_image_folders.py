@@ -2,12 +2,14 @@
 
 import itertools
 import pickle
+import re
 import shutil
 import unicodedata
 
 import numpy as np
 import pytest
 import torch
+from helpers import write_random_class_folders
 from PIL import Image
 
 from few_shot.data import ImageFolders, image_store
@@ -430,3 +432,16 @@ def test_the_protocol_fits_two_dozen_classes_of_twenty_pictures(tmp_path, more):
     # The authors' bound of 10 is for the sum over a task's samples, divided by the shots.
     assert lit_model.gradient_clip_val == (None if "Proto" in str(more) else pytest.approx(10 * shots / (5 * 5)))
     assert lit_model.model(torch.zeros(1, *data.input_shape)).shape[0] == 1
+
+
+def test_a_link_that_leads_nowhere_is_told(tmp_path):
+    write_random_class_folders(tmp_path, classes=5, images=6)
+    (tmp_path / "train" / "gone").symlink_to("nowhere")
+    with pytest.raises(BadInput, match=r"gone \(a link that leads nowhere\)"):
+        ImageFolders(data_dir=str(tmp_path), image_size=16, query_samples=2, test_query_samples=2).prepare_data()
+
+
+def test_a_relative_folder_that_is_not_there_is_named_with_where(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=f"data_dir=photos does not exist in {re.escape(str(tmp_path))}"):
+        ImageFolders(data_dir="photos").prepare_data()
