@@ -597,6 +597,20 @@ def test_pictures_beyond_the_range_are_refused(tmp_path):
     assert learner.read(names).shape == (2, *SHAPE)
 
 
+def test_a_plot_sets_up_its_data_and_says_what_it_cannot_draw(tmp_path):
+    pytest.importorskip("matplotlib")
+    write_random_class_folders(tmp_path, classes=3, images=4)
+    sizes = {"image_size": 16, "episode_classes": 2, "query_samples": 1, "test_query_samples": 1}
+    learner = MAML(Conv4(SHAPE, 2, width=4))
+    assert learner.plot(ImageFolders(data_dir=str(tmp_path), **sizes), steps=[1]).axes
+    with pytest.raises(BadInput, match="The tasks of a list cannot be drawn"):
+        learner.plot([])
+    with pytest.raises(BadInput, match="episode=-1 is too small"):
+        learner.plot(Sinusoid(), episode=-1)
+    wave = MAML(SinusoidMLP(width=4).double())
+    assert wave.plot(Sinusoid(), steps=[0, 1]).axes
+
+
 def test_a_trainer_that_trains_copies_is_refused():
     trainer = pl.Trainer(max_steps=1, accelerator="cpu", devices=2, strategy="ddp_fork", logger=False)
     with pytest.raises(BadInput, match="starts its processes as copies"):
