@@ -16,8 +16,6 @@ from few_shot.checkpoint import WEIGHTS, save_learner
 from few_shot.errors import BadInput, at_least
 from few_shot.files import given_path
 from few_shot.lit_models.base import LitMetaLearner
-from few_shot.lit_models.without_head import LitWithoutHead
-from few_shot.metrics import METRICS
 from few_shot.onnx.check import DRAWS, TOLERANCE, Episode, Judge, check_network, draw
 from few_shot.samples import Inputs, input_shape_of
 
@@ -130,11 +128,9 @@ def _input_shape(learner: LitMetaLearner) -> tuple[int, ...]:
 
 
 def _is_of_classes(learner: LitMetaLearner) -> bool:
-    if isinstance(learner, LitWithoutHead):
-        return True
-    if learner.metric is None:
+    if learner.is_of_classes is None:
         raise BadInput("Nothing says whether the tasks have classes: fit the learner first, or give it a metric.")
-    return METRICS[learner.metric].of_classes
+    return learner.is_of_classes
 
 
 def _origin(learner: LitMetaLearner, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -38,8 +38,6 @@ from few_shot.lit_models import (
 from few_shot.lit_models.base import LitMetaLearner, OuterSchedule
 from few_shot.lit_models.objective import loss_name
 from few_shot.lit_models.trainer_settings import one_device, refuse_copies
-from few_shot.lit_models.without_head import LitWithoutHead
-from few_shot.metrics import METRICS
 from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of
 from few_shot.sheets import can_draw_sheet, draw_sheet
@@ -198,10 +196,8 @@ class Learner:
         lit_model = self.lit_model
         like = next(lit_model.parameters())
         inputs = self.inputs
-        with torch.inference_mode(False):
-            support_x = inputs.tensor(x, like)
-        support_x = support_x.clone() if support_x.is_inference() else support_x
-        classes, support_y = encode(y, self._is_of_classes)
+        support_x = inputs.tensor(x, like)
+        classes, support_y = encode(y, lit_model.is_of_classes)
         if len(support_x) != len(support_y):
             raise BadInput(f"There are {len(support_x)} samples x and {len(support_y)} labels y: give each sample one.")
         if len(support_x) == 0:
@@ -244,13 +240,6 @@ class Learner:
         if can_draw_sheet(data):
             return draw_sheet(self.lit_model, data, episode, max(steps) if steps else None)
         return draw_fit(self.lit_model, data, episode, steps or (0, 1, 10))
-
-    @property
-    def _is_of_classes(self) -> bool | None:
-        """Whether tasks have classes; None if that is not known."""
-        if isinstance(self.lit_model, LitWithoutHead):
-            return True
-        return None if self.lit_model.metric is None else METRICS[self.lit_model.metric].of_classes
 
     @property
     def inputs(self) -> Inputs:
@@ -451,7 +440,7 @@ def load(path: str | Path, model: nn.Module | None = None, loss: str | Callable 
     Raises:
         BadInput: there is no such checkpoint, or it does not fit the model.
     """
-    changes = {} if loss is None else {"loss": loss_name(loss)}
+    changes = {} if loss is None else {"loss": loss}
     return learner_of(load_learner(find_checkpoint(path), LitMetaLearner, model, changes))
 
 

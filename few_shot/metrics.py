@@ -43,7 +43,7 @@ def _accuracy(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def _mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
-    if predictions.dim() != targets.dim():  # otherwise a loss of one's own may want it so
+    if predictions.dim() != targets.dim():  # sizes alone may differ: a loss of one's own may want more outputs
         check_alike(predictions.shape[1:], targets.shape[1:])
     return (predictions - targets).square().flatten(1).mean(-1)
 

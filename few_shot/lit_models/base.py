@@ -24,6 +24,7 @@ from few_shot.lit_models.objective import Objective, loss_name
 from few_shot.lit_models.outer_gradient import add_up_gradient
 from few_shot.lit_models.task_scores import TaskScores
 from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
+from few_shot.metrics import METRICS
 from few_shot.private_parts import expect_unused_parameters, is_listened_to, keep_buffers_apart
 
 OuterSchedule = Literal["constant", "cosine", "halving"]
@@ -92,7 +93,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         check_model(model)
         self.model = torch.func.replace_all_batch_norm_modules_(model)
         self.given = {"loss": loss_name(loss), "metric": metric}
-        self.objective = Objective(loss, metric)
+        self.objective = Objective(**self.given)
         self.test_inner_loop_steps = at_least(0, test_inner_loop_steps, "test_inner_loop_steps")
         self.transductive = transductive
         self.outer_optimizer = outer_optimizer
@@ -162,6 +163,11 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def metric(self) -> str | None:
         """The metric's name; None until it is known, if the targets of the first batch are to say."""
         return self.objective.metric_name
+
+    @property
+    def is_of_classes(self) -> bool | None:
+        """Whether the tasks have classes; None until it is known."""
+        return None if self.metric is None else METRICS[self.metric].of_classes
 
     @property
     def results(self) -> EpisodeResults | None:

@@ -23,16 +23,14 @@ class Objective:
     Class labels have cross entropy and accuracy; numbers have the mean squared error as both.
 
     Args:
-        loss: a function that can be imported, or its name: one of torch.nn.functional, or any by its dotted name. None
-            leaves it open.
+        loss: a function of torch.nn.functional by name, or any function by its dotted name; None leaves it open.
         metric: a metric by name; None leaves it open.
 
     Raises:
         BadInput: the loss or the metric is unknown, or the loss is none.
     """
 
-    def __init__(self, loss: str | Callable | None, metric: str | None) -> None:
-        loss = loss_name(loss)
+    def __init__(self, loss: str | None, metric: str | None) -> None:
         self.loss_name, self.metric_name = loss, metric
         of_classes = None if metric is None else metric_by_name(metric).of_classes
         self.losses: TaskLoss = _loss_of_the_targets if loss is None else task_loss(_loss_by_name(loss, of_classes))

@@ -36,6 +36,10 @@ class LitWithoutHead(LitMetaLearner):
         self.model.__dict__["changed_by"] = type(self).__name__
         self._shots: int | None = None
 
+    @property
+    def is_of_classes(self) -> bool:
+        return True
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._refuse_numbers()
