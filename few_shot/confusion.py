@@ -61,7 +61,7 @@ def count_confusion(lit_model: Any, data: Any, episodes: int, steps: int | None 
         ways = of_support[:, :: data.support_samples]  # [T, N], the class of each label
         batch = type(drawn)(*(x.to(lit_model.device) for x in data.prepare(drawn, split, number_type(lit_model))))
         with evaluating(lit_model):
-            labels = lit_model.step_predictions(batch, [steps])[0].argmax(-1).cpu().numpy()
+            labels = lit_model.test_predictions(batch, [steps])[0].argmax(-1).cpu().numpy()
         np.add.at(taken, (of_queries, np.take_along_axis(ways, labels, axis=1)), 1)
         np.add.at(could, (of_queries[:, :, None], ways[:, None, :]), 1)
     return Confusion(store.class_names, taken, could, episodes, steps)

@@ -51,7 +51,7 @@ def draw_sheet(lit_model: Any, data: Any, episode: int = 0, steps: int | None = 
     batch = data.prepare(drawn, split, number_type(lit_model))
     batch = type(batch)(*(tensor.to(lit_model.device) for tensor in batch))
     with evaluating(lit_model):
-        found = lit_model.step_predictions(batch, sorted({0, steps}))
+        found = lit_model.test_predictions(batch, sorted({0, steps}))
     before, after = (found[i][0].double().softmax(-1).cpu() for i in (0, -1))
     ways = len(set(classes.tolist()))
     support, query = (_by_class(x[0].cpu(), ways) for x in (batch.support_x, batch.query_x))

@@ -14,6 +14,7 @@ import torch
 from helpers import BatchNormMLP, bare_trainer, write_random_class_folders
 from PIL import Image
 from pytorch_lightning.accelerators import MPSAccelerator
+from torch.utils.data import DataLoader
 
 import few_shot
 from few_shot import (
@@ -72,6 +73,22 @@ def test_predictions_are_the_algorithms_own_where_no_query_sees_another(model_an
         adapted = learner.adapt(batch.support_x[task], batch.support_y[task].numpy(), steps=3)
         torch.testing.assert_close(adapted.outputs(batch.query_x[task]), expected, rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(adapted.model(batch.query_x[task]), expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("cls", [MAML, ANIL, MetaSGD, IMAML])
+def test_a_score_is_of_the_tasks_classes_alone_as_an_adapted_models_answers_are(cls, float64):
+    learner = cls(small_conv(outputs=5), transductive=False)
+    torch.nn.init.constant_(learner.lit_model.model.head.bias[3:], 9.0)  # what is never asked for would win
+    x, y = torch.rand(2, 6, *SHAPE), torch.arange(3).repeat(2, 2)
+    queries, labels = torch.rand(2, 12, *SHAPE), torch.arange(3).repeat(2, 4)
+    episodes = [EpisodeBatch(x, y, queries, labels, torch.arange(2))]
+    score = learner.score(episodes, steps=2)
+    right = [
+        np.mean(learner.adapt(x[task], y[task].numpy(), steps=2).predict(queries[task]) == labels[task].numpy())
+        for task in range(2)
+    ]
+    assert score.results.metric[:, -1].tolist() == right and min(right) > 0
+    assert bare_trainer().predict(learner.lit_model, DataLoader(episodes, batch_size=None))[0].shape == (2, 12, 3)
 
 
 @pytest.mark.parametrize("statistics", [False, True])

@@ -133,6 +133,10 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         """Query predictions ``[T, N*Q, out]`` after the given numbers of inner steps; called without a graph."""
         raise NotImplementedError
 
+    def test_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
+        """The same with outputs for the tasks' classes alone, as :meth:`adapted_model` has them."""
+        return self.step_predictions(batch, steps)
+
     def adapted_model(
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
@@ -360,14 +364,14 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self._evaluate(batch, list(range(self.test_inner_loop_steps + 1)))
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
-        """The query samples' predictions ``[T, N*Q, out]`` after adaptation to their tasks' support sets."""
+        """The query samples' predictions after adaptation to their tasks' support sets: ``[T, N*Q, N]`` of classes."""
         with without_graph(as_episodes(batch, number_type(self))) as batch:
-            return self.step_predictions(batch, [self.test_inner_loop_steps])[0]
+            return self.test_predictions(batch, [self.test_inner_loop_steps])[0]
 
     def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
         """Each task's query result after the given numbers of inner steps, without a graph."""
         with without_graph(batch) as batch:
-            return [self.scores(predictions, batch.query_y) for predictions in self.step_predictions(batch, steps)]
+            return [self.scores(predictions, batch.query_y) for predictions in self.test_predictions(batch, steps)]
 
     def _evaluate(self, batch: EpisodeBatch, steps: list[int]) -> None:
         batch = as_episodes(batch, number_type(self))

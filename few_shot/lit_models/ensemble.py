@@ -42,7 +42,7 @@ class LitEnsemble(pl.LightningModule):
         """Each task's query result after the given numbers of inner steps, without a graph."""
         learners: Any = self.members
         with without_graph(batch) as batch:
-            each = zip(*(learner.step_predictions(batch, steps) for learner in learners), strict=True)
+            each = zip(*(learner.test_predictions(batch, steps) for learner in learners), strict=True)
             means = [torch.stack(of_a_step).mean(0) for of_a_step in each]
             return [learners[0].scores(predictions, batch.query_y) for predictions in means]
 

@@ -1,10 +1,11 @@
 """Model-agnostic meta-learning (Finn, Abbeel & Levine 2017, https://arxiv.org/abs/1703.03400)."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import Predict, inner_loop, norm_parameters, predict_apart, predictor, stack
@@ -34,7 +35,7 @@ class LitMAML(LitMetaLearner):
             is kept anyway: with first_order, and where the fast path computes a trained body once for all steps (ANIL).
     """
 
-    outputs_in_use: int | None = None  # in an adaptation to fewer classes than the model has outputs
+    outputs_in_use: int | None = None  # where tasks have fewer classes than the model has outputs
 
     def __init__(
         self,
@@ -146,24 +147,36 @@ class LitMAML(LitMetaLearner):
         return self.scores(self.predictions_of(batch.query_x)(fast_weights), batch.query_y)
 
     def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
-        predictions = self._query_predictions(batch)
+        predictions, used = self._query_predictions(batch), self.outputs_in_use
         adapted = self.adapt(batch.support_x, batch.support_y, max(steps))
-        return [predictions(weights) for step, weights in enumerate(adapted) if step in steps]
+        return [predictions(weights)[..., :used] for step, weights in enumerate(adapted) if step in steps]
+
+    def test_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
+        classes = None
+        if self.objective.metric(batch.query_y).of_classes:
+            classes = 1 + int(torch.cat([batch.support_y, batch.query_y], dim=1).max())
+        with self._only_outputs(classes):
+            return self.step_predictions(batch, steps)
+
+    @contextmanager
+    def _only_outputs(self, classes: int | None) -> Iterator[None]:
+        """In here the inner loop and the predictions have outputs for so many classes; None for all there are."""
+        self.outputs_in_use = classes
+        try:
+            yield
+        finally:
+            self.outputs_in_use = None
 
     def adapted_model(
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
         if classes is not None:
             check_outputs(self.model, classes, support_x)
-        self.outputs_in_use = classes
-        try:
-            with evaluating(self):
-                support_x, support_y = usable(support_x), usable(support_y)
-                # Not one step further: batch norm stays at the step that led to the last weights.
-                adapted = islice(self.adapt(support_x[None], support_y[None], steps), steps, None)
-                model = with_weights(self.model, next(adapted), classes).eval()
-        finally:
-            self.outputs_in_use = None
+        with evaluating(self), self._only_outputs(classes):
+            support_x, support_y = usable(support_x), usable(support_y)
+            # Not one step further: batch norm stays at the step that led to the last weights.
+            adapted = islice(self.adapt(support_x[None], support_y[None], steps), steps, None)
+            model = with_weights(self.model, next(adapted), classes).eval()
         if not transductive:
             fix_norms(model, support_x)
         return model
