@@ -36,6 +36,11 @@ def shortened(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def printable(text: str) -> str:
+    """The text without characters that would change a terminal, as names of files may have them."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def open_file(path: str | os.PathLike) -> BinaryIO:
     """Open a file to read its bytes. A pipe or a device, which may keep one waiting for ever, is refused.
 

@@ -15,6 +15,7 @@ MAY_IMPORT = {
     "arguments": {"errors"},
     "attention": set(),
     "evaluating": set(),
+    "own_code": set(),
     "layer_errors": {"errors", "files"},
     "whole_files": {"errors"},
     "checkpoint": {"arguments", "errors", "files", "weight_files", "whole_files"},

@@ -30,7 +30,7 @@ class Knows(torch.nn.Module):
 
     dtype, device, test_inner_loop_steps = torch.float32, torch.device("cpu"), 2
 
-    def step_predictions(self, batch, steps):
+    def test_predictions(self, batch, steps):
         assert not self.training and not torch.is_grad_enabled()
         light = batch.query_x.flatten(2).mean(-1) > self.threshold(batch)
         labels = (batch.query_y + light) % WAYS

@@ -15,7 +15,6 @@ help is the classes' docstrings, so a new class needs no code here.
 import argparse
 import difflib
 import errno
-import importlib
 import inspect
 import re
 import shutil
@@ -38,6 +37,7 @@ from few_shot.checkpoint import is_ours
 from few_shot.errors import BadInput, TrainingDiverged, at_least
 from few_shot.files import given_path, shortened
 from few_shot.lit_models.base import LitMetaLearner
+from few_shot.own_code import find
 from training import slurm
 from training.experiment import Experiment, RunOptions
 from training.out_of_memory import OutOfMemory
@@ -515,16 +515,11 @@ def _find(name: str, flag: str) -> type:
     """A class by its bare name in one of our packages or by its dotted path."""
     _, package, base = KINDS[flag]
     name = shortened(name)
-    module, _, bare = name.rpartition(".")
-    sys.path.insert(0, "")  # a class of the user's own may lie where the command is run
+    bare = name.rpartition(".")[2]
     try:
-        if module and not all(part.isidentifier() for part in module.split(".")):
-            raise ImportError(f"{module} is no name of a module")
-        found = getattr(importlib.import_module(module) if module else package, bare, None)
+        found = find(name, package)
     except ImportError as error:
         raise BadInput(f"--{flag}={name} cannot be imported ({error}).") from error
-    finally:
-        sys.path.remove("")
     if not (isinstance(found, type) and issubclass(found, base)) or bare in ABSTRACT:
         close = _similar(bare, _choosable(package))
         raise BadInput(

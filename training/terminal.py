@@ -7,6 +7,8 @@ import warnings
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+from few_shot.files import printable
+
 #: Warnings of Lightning and PyTorch that a user of the command line can do nothing about: the beginning of each, and
 #: its kind.
 NOT_THE_USERS_BUSINESS: list[tuple[str, type[Warning]]] = [
@@ -36,7 +38,7 @@ def print_result(text: str) -> None:
     """Print a result of the command to stdout, from the first process only."""
     if is_first_process():
         try:
-            print(_harmless(text), flush=True)
+            print(printable(text), flush=True)
         except BrokenPipeError:  # nobody reads it any more, as after `| head`; what is left is done all the same
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
@@ -44,13 +46,8 @@ def print_result(text: str) -> None:
 def say(message: str) -> None:
     """Print what the user should know on the way to stderr, from the first process only, on a line of its own."""
     if is_first_process():
-        tqdm.write(_harmless(message), file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
         sys.stderr.flush()
-
-
-def _harmless(message: str) -> str:
-    """The message without characters that would change the terminal: names of files may have any in them."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
 
 
 def hide_warnings_of_others() -> None:

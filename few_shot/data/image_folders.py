@@ -16,6 +16,7 @@ from few_shot.data.picture_folders import Found, find_pictures
 from few_shot.data.pictures import BadPicture, Preprocessing, preprocessing
 from few_shot.episodes import SPLITS, Split
 from few_shot.errors import BadInput, at_least
+from few_shot.files import printable
 
 _USE = {"train": "to train on", "val": "to validate on", "test": "to test on"}
 
@@ -207,7 +208,7 @@ class _Reader(FileReader):
 
 @rank_zero_only
 def _say(text: str) -> None:
-    print(text if text.isprintable() else text.encode("unicode_escape").decode(), file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def _files(names: Sequence[str]) -> str:

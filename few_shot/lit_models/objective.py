@@ -1,6 +1,5 @@
 """How predictions are judged: a task's loss, and the metric that is reported beside it."""
 
-import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from few_shot.adaptation import TaskLoss, task_loss
 from few_shot.errors import BadInput
 from few_shot.files import shortened
 from few_shot.metrics import METRICS, Metric, metric_by_name
+from few_shot.own_code import find
 
 _CROSS_ENTROPY, _SQUARED_ERROR = task_loss(F.cross_entropy), task_loss(F.mse_loss)
 
@@ -65,16 +65,10 @@ def _loss_of_the_targets(predictions: Tensor, targets: Tensor) -> Tensor:
 
 def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tensor], Tensor]:
     """Find a loss and try it on a few predictions: for class labels, for numbers, or for either if that is open."""
-    module, _, attribute = name.rpartition(".")
-    sys.path.insert(0, "")  # one of the user's own may lie where the command is run
     try:
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise ImportError(f"{name} is no name")
-        function = getattr(importlib.import_module(module) if module else F, attribute, None)
+        function = find(name, F)
     except ImportError:
         function = None
-    finally:
-        sys.path.remove("")
     if not callable(function):
         raise BadInput(
             f"loss={shortened(name)} is neither a function of torch.nn.functional nor one that can be imported, "
@@ -83,7 +77,7 @@ def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tenso
     kinds = {True: "class labels", False: "numbers"}
     tried = [False, True] if of_classes is None else [of_classes]
     fits = [_is_mean_loss(function, kind) for kind in tried]
-    if not any(fits) and not (module and None in fits):  # one of your own may want other shapes
+    if not any(fits) and not ("." in name and None in fits):  # one of your own may want other shapes
         wanted = " or ".join(kinds[kind] for kind in tried)
         raise BadInput(f"loss={name} gives no mean loss, with a gradient, for targets that are {wanted}.")
     return function

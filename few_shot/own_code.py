@@ -1,0 +1,26 @@
+"""Classes and functions of the user's own, found by their dotted names."""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import Any
+
+
+def find(name: str, package: ModuleType) -> Any:
+    """What a name stands for, or None: a part of the package, or, where it is dotted, of any module.
+
+    The module may lie in the folder where the command is run.
+
+    Raises:
+        ImportError: there is no such module.
+    """
+    module, _, bare = name.rpartition(".")
+    if not module:
+        return getattr(package, bare, None)
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ImportError(f"{module} is no name of a module")
+    sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), bare, None)
+    finally:
+        sys.path.remove("")
