@@ -316,7 +316,7 @@ def parse_options(argv: Sequence[str] | None, description: str, options: type) -
 
 
 def _with_lists(argv: Sequence[str], options: type | None) -> tuple[list[str], dict[str, list[str]]]:
-    """Turn ``--images a b`` and ``--images=a --images=b`` into one value, as jsonargparse takes it.
+    """Turn ``--steps 0 1``, ``--steps=0 --steps=1`` and ``--steps=[0,1]`` into one value, as jsonargparse takes it.
 
     A list of texts is empty there, and returned beside: they would be read as YAML, which has no names of files with
     characters that are none.
@@ -338,7 +338,8 @@ def _with_lists(argv: Sequence[str], options: type | None) -> tuple[list[str], d
         values.setdefault(flag, [])
         if token != flag:
             values[flag].append(value if is_flag else token)
-    found += [f"{name}=[{'' if of_text[name] else ', '.join(v)}]" for name, v in values.items()]
+    numbers = {name: ", ".join(v).strip("[]") for name, v in values.items() if not of_text[name]}
+    found += [f"{name}=[{numbers.get(name, '')}]" for name in values]
     return found, {name[2:]: v for name, v in values.items() if of_text[name]}
 
 
