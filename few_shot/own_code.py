@@ -7,15 +7,15 @@ from typing import Any
 
 
 def find(name: str, package: ModuleType) -> Any:
-    """What a name stands for, or None: a part of the package, or, where it is dotted, of any module.
+    """What a name stands for: a part of the package, or of any module where the name is dotted. None if it has no such.
 
     The module may lie in the folder where the command is run.
 
     Raises:
         ImportError: there is no such module.
     """
-    module, _, bare = name.rpartition(".")
-    if not module:
+    module, dot, bare = name.rpartition(".")
+    if not dot:
         return getattr(package, bare, None)
     if not all(part.isidentifier() for part in module.split(".")):
         raise ImportError(f"{module} is no name of a module")

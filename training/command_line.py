@@ -338,8 +338,9 @@ def _with_lists(argv: Sequence[str], options: type | None) -> tuple[list[str], d
         values.setdefault(flag, [])
         if token != flag:
             values[flag].append(value if is_flag else token)
-    numbers = {name: ", ".join(v).strip("[]") for name, v in values.items() if not of_text[name]}
-    found += [f"{name}=[{numbers.get(name, '')}]" for name in values]
+    for name, v in values.items():
+        inside = [x[1:-1] if x.startswith("[") and x.endswith("]") else x for x in v]
+        found.append(f"{name}=[{'' if of_text[name] else ', '.join(inside)}]")
     return found, {name[2:]: v for name, v in values.items() if of_text[name]}
 
 

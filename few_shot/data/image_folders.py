@@ -208,7 +208,7 @@ class _Reader(FileReader):
 
 @rank_zero_only
 def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr)
+    print(printable(text).replace("\n", "\\n"), file=sys.stderr)  # a name may hold the end of a line
 
 
 def _files(names: Sequence[str]) -> str:

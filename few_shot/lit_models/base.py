@@ -134,7 +134,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         raise NotImplementedError
 
     def test_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
-        """The same with outputs for the tasks' classes alone, as :meth:`adapted_model` has them."""
+        """:meth:`step_predictions` with outputs for the tasks' classes alone, as an :meth:`adapted_model` has them."""
         return self.step_predictions(batch, steps)
 
     def adapted_model(

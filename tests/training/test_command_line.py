@@ -15,7 +15,7 @@ import few_shot.models
 from few_shot.data import Sinusoid
 from few_shot.errors import BadInput
 from training import evaluate, run_experiment, visualize
-from training.command_line import CONFIGS, TRAINING_ONLY, clear_errors, parse
+from training.command_line import CONFIGS, TRAINING_ONLY, clear_errors, parse, parse_options
 from training.experiment import RunOptions
 
 SWEEPS = Path(__file__).parents[2] / "training" / "sweeps"
@@ -23,6 +23,22 @@ SWEEPS = Path(__file__).parents[2] / "training" / "sweeps"
 
 def parsed(*argv):
     return parse(list(argv), "test").config
+
+
+@dataclasses.dataclass
+class Numbers:
+    """Flags of a program.
+
+    Args:
+        steps: a list of numbers.
+    """
+
+    steps: list[int]
+
+
+@pytest.mark.parametrize("argv", ["--steps 0 1", "--steps=0,1", "--steps=[0,1]", "--steps=0 --steps=1"])
+def test_a_list_of_numbers_is_written_in_any_of_four_ways(argv):
+    assert parse_options(argv.split(), "test", Numbers).steps == [0, 1]
 
 
 class MyData(Sinusoid):
@@ -159,6 +175,7 @@ BAD = [
     (["--data_class=Sinusoid", "--inner_optimizer=newton"], "--inner_optimizer"),
     (["--data_class=Sinusoid", "--precision=16"], "--precision"),
     (["--data_class=Sinusoid", "--loss=nonsense"], "--loss=nonsense"),
+    (["--data_class=Sinusoid", "--loss=.mse_loss"], "--loss=.mse_loss"),
     (["--config=no_such.yaml"], "--config=no_such.yaml"),
     (["--data_class=Sinusoid", "--resume=no_such.ckpt"], "--resume=no_such.ckpt"),
     (["--data_class=Sinusoid", "--inner_lr=0"], "--inner_lr=0"),

@@ -52,7 +52,7 @@ class NearestPoint(LitMetaLearner):
         nearest = torch.cdist(batch.query_x, batch.support_x).argmin(-1, keepdim=True)
         return self.scores(batch.support_y.gather(1, nearest) + 0 * next(self.parameters()).sum(), batch.query_y)
 
-    def test_predictions(self, batch, steps):
+    def step_predictions(self, batch, steps):
         nearest = torch.cdist(batch.query_x, batch.support_x).argmin(-1, keepdim=True)
         return [batch.support_y.gather(1, nearest)] * len(steps)
 

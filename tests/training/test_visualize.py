@@ -70,7 +70,7 @@ def test_maml_joint_training_and_random_initialisation_on_the_same_points(maml_a
 
 def test_results_against_inner_steps_of_several_runs_beyond_those_of_training(maml_and_joint, drawn):
     maml, joint = maml_and_joint
-    figure, path = drawn(f"--checkpoint={maml.path}", "--picture=steps", "--steps=[5]", f"--against={joint.path}")
+    figure, path = drawn(f"--checkpoint={maml.path}", "--picture=steps", "--steps=5", f"--against={joint.path}")
     assert str(path) == "steps.png"
     (axis,) = figure.axes
     curves = {line.get_label(): line.get_xydata() for line in axis.lines}
