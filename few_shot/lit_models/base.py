@@ -109,6 +109,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self._collector = EpisodeCollector()
         self._results: EpisodeResults | None = None
         self._data_facts: dict[str, Any] | None = None
+        self._shots: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a process that is sent it, finds the fast path again: it consists of inner functions."""
@@ -172,6 +173,14 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def is_of_classes(self) -> bool | None:
         """Whether the tasks have classes; None until it is known."""
         return None if self.metric is None else METRICS[self.metric].of_classes
+
+    def known_ways(self, support_y: Tensor) -> int | None:
+        """The number of classes in each task, from how many labels ``[T, n]`` it has; None where that does not say it.
+
+        The Trainer's data module says how many shots there are. So a GPU need not wait until labels are read.
+        """
+        samples = support_y.shape[1]
+        return samples // self._shots if self._shots is not None and samples % self._shots == 0 else None
 
     @property
     def results(self) -> EpisodeResults | None:
@@ -259,12 +268,16 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         if stage in ("validate", "test"):
             self._results = None
         data = data_module(self.trainer)
+        self._shots = getattr(data, "shots_of_every_class", None)
         if data is not None and stage == "fit":
             self.remember_data(data)
         known = {"loss": self.objective.loss_name, "metric": self.objective.metric_name} if stage != "fit" else {}
         loss, metric = (v or known.get(name) or getattr(data, name, None) for name, v in self.given.items())
         if data is not None and (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
             self.objective = Objective(loss, metric)
+
+    def teardown(self, stage: str) -> None:
+        self._shots = None
 
     def remember_data(self, data: Any) -> None:
         """Take down what a checkpoint is to say of the data of the training; a Trainer does it at the start."""

@@ -154,7 +154,9 @@ class LitMAML(LitMetaLearner):
     def test_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
         classes = None
         if self.objective.metric(batch.query_y).of_classes:
-            classes = 1 + int(torch.cat([batch.support_y, batch.query_y], dim=1).max())
+            classes = self.known_ways(batch.support_y)
+            if classes is None:
+                classes = 1 + int(torch.cat([batch.support_y, batch.query_y], dim=1).max())
         with self._only_outputs(classes):
             return self.step_predictions(batch, steps)
 

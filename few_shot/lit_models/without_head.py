@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from few_shot.adaptation import head_name, predictor
-from few_shot.checkpoint import data_module
 from few_shot.errors import BadInput
 from few_shot.fast_path.folded import folded_predictor
 from few_shot.lit_models.base import LitMetaLearner
@@ -34,7 +33,6 @@ class LitWithoutHead(LitMetaLearner):
             raise BadInput(f"{type(self).__name__} needs a model's body, and {type(model).__name__} has only a head.")
         self.model.set_submodule(self.head, nn.Identity())
         self.model.__dict__["changed_by"] = type(self).__name__
-        self._shots: int | None = None
 
     @property
     def is_of_classes(self) -> bool:
@@ -43,20 +41,11 @@ class LitWithoutHead(LitMetaLearner):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._refuse_numbers()
-        self._shots = getattr(data_module(self.trainer), "shots_of_every_class", None)
-
-    def teardown(self, stage: str) -> None:
-        super().teardown(stage)
-        self._shots = None
 
     def ways(self, support_y: Tensor) -> int:
-        """The number of classes in each task, from their labels ``[T, n]``.
-
-        The Trainer's data module says how many shots there are, which saves a GPU from waiting until labels are read.
-        """
-        samples = support_y.shape[1]
-        if self._shots is not None and samples % self._shots == 0:
-            return samples // self._shots
+        """The number of classes in each task, from their labels ``[T, n]``."""
+        if (known := self.known_ways(support_y)) is not None:
+            return known
         classes = int(support_y.max()) + 1
         if int(F.one_hot(support_y, classes).sum(1).min()) == 0:
             raise BadInput(
