@@ -175,9 +175,9 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         return None if self.metric is None else METRICS[self.metric].of_classes
 
     def known_ways(self, support_y: Tensor) -> int | None:
-        """The number of classes in each task, from how many labels ``[T, n]`` it has; None where that does not say it.
+        """The number of classes in each task, n labels ``[T, n]`` over the data's shots; None where it is not known.
 
-        The Trainer's data module says how many shots there are. So a GPU need not wait until labels are read.
+        The Trainer's data module knows the shots. So a GPU need not wait until labels are read.
         """
         samples = support_y.shape[1]
         return samples // self._shots if self._shots is not None and samples % self._shots == 0 else None
