@@ -58,17 +58,19 @@ export class Plot {
     return [clamp(x), clamp(y)];
   }
 
-  /** Draws curves, the last on top.
+  /** Draws curves over the same xs, the last on top.
    *
-   * @param {{kind: string, xs: number[], ys: number[]}[]} curves the kind is a CSS class
+   * @param {number[]} xs
+   * @param {{kind: string, ys: number[]}[]} curves the kind is a CSS class
    */
-  draw(curves) {
+  draw(xs, curves) {
+    const lefts = xs.map((x) => across(x).toFixed(1));
     while (this.curves.children.length < curves.length) element("path", {}, this.curves);
     while (this.curves.children.length > curves.length) this.curves.lastChild.remove();
-    curves.forEach(({ kind, xs, ys }, i) => {
+    curves.forEach(({ kind, ys }, i) => {
       const path = this.curves.children[i];
       path.setAttribute("class", `curve ${kind}`);
-      path.setAttribute("d", `M${xs.map((x, j) => `${across(x).toFixed(1)} ${down(ys[j]).toFixed(1)}`).join("L")}`);
+      path.setAttribute("d", `M${lefts.map((left, j) => `${left} ${down(ys[j]).toFixed(1)}`).join("L")}`);
     });
   }
 

@@ -106,14 +106,14 @@ export class Sine {
     for (const [i, name] of NAMES.entries()) {
       const model = this.models[name];
       const predictions = await model.adapt(supportX, targets, queryX, factor * model.about.inner_lr.default);
-      const after = (step) => Array.from(predictions[step], (row) => row[0]);
-      const curve = (step, kind) => ({ kind, xs: GRID, ys: after(step).slice(points.length) });
+      const after = predictions.map((rows) => rows.map((row) => row[0]));
+      const curve = (step, kind) => ({ kind, ys: after[step].slice(points.length) });
       const shown = SHOWN_STEPS.filter((step) => step <= this.control.steps.max && step !== chosen);
-      const wave = this.wave ? [{ kind: "wave", xs: GRID, ys: this.wave }] : [];
-      this.plots[i].draw([...wave, ...shown.map((s) => curve(s, `after-${s}`)), curve(chosen, "chosen")]);
+      const wave = this.wave ? [{ kind: "wave", ys: this.wave }] : [];
+      this.plots[i].draw(GRID, [...wave, ...shown.map((s) => curve(s, `after-${s}`)), curve(chosen, "chosen")]);
       results.push({
-        at: after(chosen).slice(0, points.length),
-        error: (step) => targets.reduce((sum, y, j) => sum + (after(step)[j] - y) ** 2, 0) / targets.length,
+        at: after[chosen].slice(0, points.length),
+        error: (step) => targets.reduce((sum, y, j) => sum + (after[step][j] - y) ** 2, 0) / targets.length,
       });
     }
     this.tell(points, chosen, results);
