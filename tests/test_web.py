@@ -122,8 +122,8 @@ def test_the_learned_start_bends_and_the_random_one_hardly(seen):
 
 
 def test_a_frame_of_a_drag_takes_less_than_16_ms(seen):
-    assert seen["frame"]["curves"] > 50  # the curve was drawn anew in most frames
-    assert min(seen["frame"]["works"]) < 16
+    assert seen["frame"]["curves"] > 60  # of 120: the curve was drawn anew in most frames
+    assert seen["frame"]["work"] < 16
 
 
 def pixels(picture):

@@ -80,5 +80,5 @@ export async function timeOfAFrame(page, drags = 3, frames = 40) {
     works.push((1000 * ((await busy()) - before)) / frames);
     await page.mouse.up();
   }
-  return { works, curves: drawn.size };
+  return { work: Math.min(...works), curves: drawn.size };
 }
