@@ -40,6 +40,7 @@ class Row:
     steps: list[int] | None = None
     episodes: dict[int, int] = field(default_factory=dict)
     ours: str | None = None
+    against: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     table: bool = True
 
@@ -90,11 +91,15 @@ def _line(row: Row) -> str:
             again = RESULTS / other.name / path.name
             if again.is_file():
                 result += f"; seed {other.seeds[0]}: {_result(json.loads(again.read_text()), row.steps)}"
+        compared = [number] if number else []
         if path.with_name(f"difference_{queries}query.json").is_file():
             paired = json.loads(path.with_name(f"difference_{queries}query.json").read_text())
-            number = f"{number}; paired difference {_result_of(paired, 100, 2, signed=True)} %"
+            compared.append(f"paired difference {_result_of(paired, 100, 2, signed=True)} %")
+        if row.against and (theirs := RESULTS / row.against / f"test_{queries}query.csv").is_file():
+            paired = compare(path.with_suffix(".csv"), theirs)
+            compared.append(f"paired difference to MAML {_result_of(paired, 100, 2, signed=True)} %")
         results.append(result)
-        published.append(number or "–")
+        published.append("; ".join(compared) or "–")
         episodes.append(
             f"{test['episodes']}, {test['diverged']} diverged" if test["diverged"] else str(test["episodes"])
         )

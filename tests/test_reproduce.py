@@ -17,6 +17,7 @@ from benchmarks.results_table import Row, compare, read_rows
 from few_shot import Sinusoid, load
 from training import evaluate
 from training.command_line import parse
+from training.report import EPISODES
 
 ROOT = Path(__file__).parents[1]
 ROW = Row(
@@ -39,6 +40,16 @@ def test_every_row_is_a_command_the_parser_takes():
         if row.table and config["data_class"] != "Sinusoid":
             assert 15 in row.tests and len(row.tests) == 2, "at the paper's number of queries, and at 15"
             assert config["val_episodes"] == 600 or config["max_steps"] <= 2000, "long rows validate on 600 episodes"
+
+
+def test_rows_that_are_compared_have_the_same_test_episodes():
+    configs = {row.name: parse(row.flags.split(), "test").config for row in read_rows()}
+    compared = [(row.name, row.against) for row in read_rows() if row.against]
+    assert len(compared) >= 6
+    for ours, theirs in compared:
+        assert configs[theirs]["lit_model_class"] == "LitMAML"
+        for flag in EPISODES:
+            assert configs[ours].get(flag) == configs[theirs].get(flag), f"{ours}: {flag}"
 
 
 def test_a_complete_row_has_its_weights():
