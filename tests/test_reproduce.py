@@ -43,13 +43,14 @@ def test_every_row_is_a_command_the_parser_takes():
 
 
 def test_rows_that_are_compared_have_the_same_test_episodes():
-    configs = {row.name: parse(row.flags.split(), "test").config for row in read_rows()}
-    compared = [(row.name, row.against) for row in read_rows() if row.against]
+    rows = {row.name: row for row in read_rows()}
+    compared = [row for row in rows.values() if row.against]
     assert len(compared) >= 6
-    for ours, theirs in compared:
-        assert configs[theirs]["lit_model_class"] == "LitMAML"
+    for row in compared:
+        ours, theirs = (parse(of.flags.split(), "test").config for of in (row, rows[row.against]))
+        assert theirs["lit_model_class"] == "LitMAML"
         for flag in EPISODES:
-            assert configs[ours].get(flag) == configs[theirs].get(flag), f"{ours}: {flag}"
+            assert ours.get(flag) == theirs.get(flag), f"{row.name}: {flag}"
 
 
 def test_a_complete_row_has_its_weights():

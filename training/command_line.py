@@ -23,6 +23,7 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, get_origin
 
@@ -399,10 +400,11 @@ def _left_out(flag: str, cls: type) -> set[str]:
     return FILLED_IN[flag] | set(getattr(cls, "unused", ()))
 
 
-def _argument_names(cls: type | None) -> list[str]:
+@cache  # a command line asks dozens of times
+def _argument_names(cls: type | None) -> tuple[str, ...]:
     if cls is None:
-        return []
-    return jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False)
+        return ()
+    return tuple(jsonargparse.ArgumentParser().add_class_arguments(cls, None, fail_untyped=False))
 
 
 def _with_values(argv: Sequence[str], parser: _Parser) -> list[str]:
