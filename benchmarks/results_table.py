@@ -45,6 +45,11 @@ class Row:
     table: bool = True
 
     @property
+    def full_title(self) -> str:
+        """The experiment, with what is ours in it."""
+        return f"{self.title} ({self.ours})" if self.ours else self.title
+
+    @property
     def command(self) -> str:
         """What trains it."""
         return f"python training/run_experiment.py {self.flags}"
@@ -68,15 +73,13 @@ def table() -> str:
         "| experiment | queries | result ± 95 % CI | to compare | episodes | updates | seed | time | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in read_rows():
-        if row.table:
-            lines.append(_line(row))
+    rows = {row.name: row for row in read_rows()}
+    lines += [_line(row, rows[row.against] if row.against else None) for row in rows.values() if row.table]
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, against: Row | None) -> str:
     """A row of the table; a cell has a line for each number of queries that the test was made with."""
-    title = f"{row.title} ({row.ours})" if row.ours else row.title
     folder = RESULTS / row.name
     results, published, episodes = [], [], []
     for queries, number in row.tests.items():
@@ -95,9 +98,10 @@ def _line(row: Row) -> str:
         if path.with_name(f"difference_{queries}query.json").is_file():
             paired = json.loads(path.with_name(f"difference_{queries}query.json").read_text())
             compared.append(f"paired difference {_result_of(paired, 100, 2, signed=True)} %")
-        if row.against and (theirs := RESULTS / row.against / f"test_{queries}query.csv").is_file():
-            paired = compare(path.with_suffix(".csv"), theirs)
-            compared.append(f"paired difference to MAML {_result_of(paired, 100, 2, signed=True)} %")
+        if against and (theirs := RESULTS / against.name / f"test_{queries}query.csv").is_file():
+            paired = _result_of(compare(path.with_suffix(".csv"), theirs), 100, 2, signed=True)
+            algorithm = against.full_title.partition(", ")[2]  # the data set is the same
+            compared.append(f"paired difference to {algorithm} {paired} %")
         results.append(result)
         published.append("; ".join(compared) or "–")
         episodes.append(
@@ -114,7 +118,7 @@ def _line(row: Row) -> str:
     if set(published) == {"–"}:
         published = ["–"]
     several = (map(str, row.tests), results, published, episodes)
-    cells = [title, *("<br>".join(cell) for cell in several), updates, seed, time, f"`{row.command}`"]
+    cells = [row.full_title, *("<br>".join(cell) for cell in several), updates, seed, time, f"`{row.command}`"]
     return "| " + " | ".join(cells) + " |"
 
 

@@ -54,9 +54,9 @@ class Progress(TQDMProgressBar):
 
     def on_exception(self, *_: Any) -> None:
         """End the lines of the bars, before something is said."""
-        for bar in (self._val_progress_bar, self._test_progress_bar, self._train_progress_bar):  # from below
-            if bar is not None:
-                bar.close()
+        for split in ("val", "test", "train"):  # from below
+            with contextlib.suppress(TypeError):  # there is no such bar yet
+                getattr(self, f"{split}_progress_bar").close()
 
     def _is_due(self, last: bool) -> bool:
         if not last and time.monotonic() - self._drawn < 0.25:
