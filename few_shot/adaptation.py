@@ -27,6 +27,7 @@ from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 
 from few_shot.attention import plain_attention
+from few_shot.episodes import IGNORED
 from few_shot.errors import BadInput, check_alike
 from few_shot.inner_optimizers import InnerOptimizer, Rates, Weights
 from few_shot.layer_errors import explain
@@ -120,13 +121,17 @@ def task_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> TaskLoss:
 
     One of torch.nn.functional that can be asked not to reduce is asked once, for the samples of all tasks. Any other is
     vectorised by ``vmap``; one that ``vmap`` cannot follow is called for one task after the other.
+
+    Samples with the label ``IGNORED`` do not count, as in ``F.cross_entropy``. So tasks of other sizes can be padded.
     """
     of_torch = getattr(F, getattr(loss, "__name__", ""), None) is loss
-    at_once = of_torch and "reduction" in signature(loss).parameters
-    return partial(_of_all_samples if at_once else _by_vmap, loss)  # which can be pickled, unlike an inner function
+    options = signature(loss).parameters if of_torch else {}
+    if "reduction" not in options:
+        return partial(_by_vmap, loss)  # which can be pickled, unlike an inner function
+    return partial(_of_all_samples, loss, "ignore_index" in options)
 
 
-def _of_all_samples(loss: Callable[..., Tensor], predictions: Tensor, targets: Tensor) -> Tensor:
+def _of_all_samples(loss: Callable[..., Tensor], ignores: bool, predictions: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         check_alike(predictions.shape[1:], targets.shape[1:])
     try:
@@ -136,7 +141,10 @@ def _of_all_samples(loss: Callable[..., Tensor], predictions: Tensor, targets: T
             f"The model has {predictions.shape[-1]} outputs, and a task has a label beyond them ({error}): label the N "
             "classes of a task from 0 to N-1, and give the model N outputs."
         ) from error
-    return each.unflatten(0, predictions.shape[:2]).flatten(1).mean(1)
+    each = each.unflatten(0, predictions.shape[:2]).flatten(1)
+    if targets.is_floating_point() or not ignores:
+        return each.mean(1)
+    return each.sum(1) / (targets != IGNORED).flatten(1).sum(1)
 
 
 def _by_vmap(loss: Callable[..., Tensor], predictions: Tensor, targets: Tensor) -> Tensor:
@@ -154,10 +162,27 @@ def _by_vmap(loss: Callable[..., Tensor], predictions: Tensor, targets: Tensor) 
 def head_name(model: nn.Module) -> str:
     """The name of the last module that holds parameters of its own: the classifier, in every backbone here.
 
-    Last in the order in which the model registers its modules; the rest of the model is its body.
+    Last in the order in which the model registers its modules; the rest of the model is its body. A layer whose weight
+    is computed from others (``torch.nn.utils.parametrizations``) is one with them.
     """
     *_, last = (name for name, module in model.named_modules() if list(module.parameters(recurse=False)))
-    return last
+    return f".{last}".partition(".parametrizations")[0].removeprefix(".")
+
+
+def head_parameters(model: nn.Module) -> set[str]:
+    """The names of the head's parameters.
+
+    Raises:
+        BadInput: the body has one of them too.
+    """
+    head, names = head_name(model), set[str]()
+    own = set(model.get_submodule(head).parameters())
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if p in own:
+            names.add(name)
+    if shared := [name for name in names if head and not name.startswith(f"{head}.")]:
+        raise BadInput(f"The head of {type(model).__name__}, {head}, shares a weight with its body, {min(shared)}.")
+    return names
 
 
 def norm_parameters(model: nn.Module) -> set[str]:
@@ -247,21 +272,22 @@ def predict_apart(predict: Predict, weights: Weights, support_x: Tensor, query_x
     """Query predictions ``[T, N*Q, out]`` in which no query sample sees another (non-transductive).
 
     Support and query pass the network together, and batch norm takes its statistics from the support samples alone.
+    A model may fold another axis into the batch, such as a picture's patches, if those of a sample stay together.
     """
-    shots = support_x.shape[1]
-    with _StatisticsOf(shots):
+    shots, samples = support_x.shape[1], support_x.shape[1] + query_x.shape[1]
+    with _StatisticsOf(shots, samples):
         return predict(weights, torch.cat([support_x, query_x], dim=1))[:, shots:]
 
 
 class _StatisticsOf(TorchFunctionMode):
-    """Batch norm by the statistics of the first ``samples`` of the batch, whatever the model.
+    """Batch norm by the statistics of the first ``shots`` of the ``samples`` in the batch.
 
     Batch norm by given statistics, which looks at no batch, is left alone.
     """
 
-    def __init__(self, samples: int) -> None:
+    def __init__(self, shots: int, samples: int) -> None:
         super().__init__()
-        self.samples = samples
+        self.shots, self.samples = shots, samples
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.batch_norm:
@@ -273,8 +299,14 @@ class _StatisticsOf(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        rows = x.shape[0]
+        if rows % self.samples != 0:
+            raise BadInput(
+                f"transductive=False cannot tell support from query samples in this model: its batch norm is given "
+                f"{rows} rows for {self.samples} samples."
+            )
         over = [d for d in range(x.dim()) if d != 1]
-        var, mean = torch.var_mean(x[: self.samples], dim=over, correction=0, keepdim=True)
+        var, mean = torch.var_mean(x[: self.shots * (rows // self.samples)], dim=over, correction=0, keepdim=True)
         x = (x - mean) * torch.rsqrt(var + eps)
         shape = [-1 if d == 1 else 1 for d in range(x.dim())]
         return x if weight is None else x * weight.view(shape) + bias.view(shape)

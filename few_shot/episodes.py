@@ -20,6 +20,9 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # Streams keep the draws of one episode apart: drawing more images never changes the classes.
 CLASS_STREAM, IMAGE_STREAM, WAVE_STREAM, POINT_STREAM, AUGMENT_STREAM, VARIANT_STREAM = range(6)
 
+#: The label of a sample that does not count, as in PyTorch's losses: it is there to fill a task up.
+IGNORED = -100
+
 _LOW_32_BITS = np.uint64(0xFFFFFFFF)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _KEY_INCREMENTS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -28,7 +31,8 @@ _KEY_INCREMENTS = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 class EpisodeBatch(NamedTuple):
     """A batch of T episodes; K shots, Q query samples, N ways (1 for regression).
 
-    Class labels are int64 ``[T, n]``; regression targets keep their output dimension, ``[T, n, 1]``.
+    Class labels are int64 ``[T, n]``; regression targets keep their output dimension, ``[T, n, 1]``. A sample with the
+    label ``IGNORED`` fills a task up, and does not count.
     """
 
     support_x: Tensor  # [T, N*K, ...]

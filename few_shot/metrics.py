@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from few_shot.episodes import IGNORED
 from few_shot.errors import BadInput, check_alike
 
 
@@ -39,12 +40,13 @@ class Metric:
 
 
 def _accuracy(predictions: Tensor, targets: Tensor) -> Tensor:
-    return (predictions.argmax(-1) == targets).double().mean(-1)
+    return (predictions.argmax(-1) == targets).double().sum(-1) / (targets != IGNORED).sum(-1)
 
 
 def _mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
-    if predictions.dim() != targets.dim():  # sizes alone may differ: a loss of one's own may want more outputs
-        check_alike(predictions.shape[1:], targets.shape[1:])
+    if predictions.dim() == targets.dim():  # a loss of one's own may want more outputs, a variance after the mean
+        predictions = predictions[..., : targets.shape[-1]]
+    check_alike(predictions.shape[1:], targets.shape[1:])
     return (predictions - targets).square().flatten(1).mean(-1)
 
 

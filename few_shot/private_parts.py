@@ -37,19 +37,19 @@ __all__ = [
 
 
 def is_listened_to(module: nn.Module) -> bool:
-    """Whether somebody wants to be called when the module is.
+    """Whether somebody wants to be called when the module is, or in its place.
 
     Correctness: the fast path does not call a model's modules, so a model with such hooks must not take it.
     """
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def keep_buffers_apart(module: nn.Module) -> None:
     """Have ``DistributedDataParallel`` leave the module's buffers alone.
 
     Correctness: it would send them to all processes before each forward pass, also in evaluation, where one process
-    may have a batch more than another and would wait for ever. They are equal without it: all processes build or load
-    the same, and statistics are summed over processes.
+    may have a batch more than another and would wait for ever. They are equal without it: :func:`equal_buffers` makes
+    them so, and what a batch norm collects is summed over processes.
     """
     module._ddp_params_and_buffers_to_ignore = [name for name, _ in module.named_buffers()]  # type: ignore[assignment]
 

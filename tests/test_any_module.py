@@ -212,6 +212,12 @@ def test_the_fast_path_follows_a_replaced_layer_and_a_new_hook():
     assert lit_model.folded_layers is None
 
 
+def test_a_layer_whose_forward_was_replaced_takes_no_fast_path():
+    lit_model = LitMAML(nn.Sequential(*chain()))
+    lit_model.model[1].forward = torch.tanh
+    assert lit_model.folded_layers is None
+
+
 @pytest.mark.parametrize("fast_path", [True, False])
 def test_a_model_that_stores_activations_adapts(fast_path):
     batch = episodes(2)

@@ -24,6 +24,14 @@ def test_mean_squared_error_is_over_samples_and_outputs():
     assert METRICS["mse"].scores(predictions, targets).tolist() == [5.0, 2.0]
 
 
+def test_further_outputs_are_no_part_of_the_mean_squared_error():
+    """A loss of one's own may want a variance after the mean."""
+    predictions = torch.tensor([[[1.0, 7.0], [3.0, 7.0]]])
+    assert METRICS["mse"].scores(predictions, torch.tensor([[[0.0], [0.0]]])).tolist() == [5.0]
+    with pytest.raises(BadInput):
+        METRICS["mse"].scores(predictions, torch.zeros(1, 2, 3))
+
+
 @pytest.mark.parametrize(
     ("name", "mean", "row", "counted"),
     [("accuracy", 0.25, "25.00 ± 49.00 %", "counted as 0"), ("mse", 0.5, "0.5000 ± undefined", "left out of the mean")],

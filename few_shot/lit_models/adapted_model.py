@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from few_shot.adaptation import head_name
 from few_shot.errors import BadInput
@@ -34,9 +35,9 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def linear_head(model: nn.Module) -> nn.Linear | None:
-    """The model's head, if it is a linear layer."""
+    """The model's head, if it is a linear layer with a weight of its own."""
     head = model.get_submodule(head_name(model))
-    return head if isinstance(head, nn.Linear) else None
+    return head if isinstance(head, nn.Linear) and not is_parametrized(head) else None
 
 
 def check_outputs(model: nn.Module, classes: int, x: Tensor) -> None:

@@ -22,6 +22,7 @@ from few_shot.lit_models.episode_collector import EpisodeCollector, log_results,
 from few_shot.lit_models.model_check import check_model
 from few_shot.lit_models.objective import Objective, loss_name
 from few_shot.lit_models.outer_gradient import add_up_gradient
+from few_shot.lit_models.processes import equal_buffers
 from few_shot.lit_models.task_scores import TaskScores
 from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
 from few_shot.metrics import METRICS
@@ -297,6 +298,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             )
         if isinstance(self.optimizers(), list):
             raise BadInput(f"{type(self).__name__}.configure_optimizers returns several optimisers: return one.")
+        if self.trainer.world_size > 1:
+            equal_buffers(self)
         self.train()
 
     def on_train_start(self) -> None:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from few_shot.adaptation import head_name
+from few_shot.adaptation import head_parameters
 from few_shot.errors import BadInput
 from few_shot.inner_optimizers import Weights
 from few_shot.lit_models.lit_maml import LitMAML
@@ -14,16 +14,16 @@ class LitBOIL(LitMAML):
     The head is the model's last module with parameters of its own.
 
     Raises:
-        BadInput: the model is all head.
+        BadInput: the model is all head, or its body and its head share a weight.
     """
 
     def __init__(self, model: nn.Module, **maml) -> None:
         super().__init__(model, **maml)
-        self.head = head_name(self.model)
+        self.head = head_parameters(self.model)
         if not self.adapted_weights():
             name = type(model).__name__
             raise BadInput(f"LitBOIL adapts a model's body, and {name} has only a head.")
 
     def adapted_weights(self) -> Weights:
         """All parameters but the head's."""
-        return {name: p for name, p in super().adapted_weights().items() if name.rpartition(".")[0] != self.head}
+        return {name: p for name, p in super().adapted_weights().items() if name not in self.head}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from few_shot.adaptation import Predict, inner_loop, norm_parameters, predict_apart, predictor, stack
-from few_shot.episodes import EpisodeBatch
+from few_shot.episodes import EpisodeBatch, number_type
 from few_shot.errors import above_zero, at_least
 from few_shot.evaluating import evaluating, usable
 from few_shot.fast_path.folded import folded_predictor, split
@@ -156,9 +156,24 @@ class LitMAML(LitMetaLearner):
         if self.objective.metric(batch.query_y).of_classes:
             classes = self.known_ways(batch.support_y)
             if classes is None:
-                classes = 1 + int(torch.cat([batch.support_y, batch.query_y], dim=1).max())
+                of_each = 1 + torch.cat([batch.support_y, batch.query_y], dim=1).flatten(1).amax(1)
+                classes = int(of_each.max())
+                if (of_each != classes).any():
+                    return self._predictions_of_groups(batch, steps, of_each)
         with self._only_outputs(classes):
             return self.step_predictions(batch, steps)
+
+    def _predictions_of_groups(self, batch: EpisodeBatch, steps: list[int], classes: Tensor) -> list[Tensor]:
+        """The query predictions of tasks with unequal numbers of classes ``[T]``; -inf for those that a task lacks."""
+        shape = (*batch.query_y.shape, int(classes.max()))
+        found = [batch.query_x.new_full(shape, -torch.inf, dtype=number_type(self)) for _ in steps]
+        for ways in classes.unique().tolist():
+            tasks = classes == ways
+            with self._only_outputs(ways):
+                some = self.step_predictions(EpisodeBatch(*(x[tasks] for x in batch)), steps)
+            for predictions, of_some in zip(found, some, strict=True):
+                predictions[tasks, :, :ways] = of_some
+        return found
 
     @contextmanager
     def _only_outputs(self, classes: int | None) -> Iterator[None]:

@@ -83,8 +83,10 @@ class LitMAMLPlusPlus(LitMAML):
             self.transductive = False
         self.rates: nn.ParameterList | None = None
         if learned_rates:
-            start = torch.full((self.inner_loop_steps,), self.inner_lr)
-            self.rates = nn.ParameterList(nn.Parameter(start.clone()) for _ in self.adapted_weights())
+            adapted = self.adapted_weights().values()
+            self.rates = nn.ParameterList(
+                nn.Parameter(p.new_full((self.inner_loop_steps,), self.inner_lr)) for p in adapted
+            )
         self.register_buffer("step_weights", torch.zeros(self.inner_loop_steps), persistent=False)
         self.anneal(0)
 
@@ -110,6 +112,14 @@ class LitMAMLPlusPlus(LitMAML):
             self._at_step(max(step - 1, 0))
             yield fast_weights
             self._at_step(step)
+
+    def adapted_model(
+        self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
+    ) -> nn.Module:
+        try:
+            return super().adapted_model(support_x, support_y, steps, classes, transductive)
+        finally:
+            self._at_step(0)
 
     @contextmanager
     def step_again(self, step: int) -> Iterator[None]:

@@ -6,12 +6,14 @@ from torch import nn
 
 from few_shot.errors import BadInput
 from few_shot.files import shortened
+from few_shot.private_parts import BatchNorm
 
 
 def check_model(model: Any) -> None:
     """Raise BadInput if a learner cannot work with a model.
 
-    PyTorch's ``functional_call`` leaves the weights of the call in a layer that it finds under two names.
+    PyTorch's ``functional_call`` leaves the weights of the call in a layer that it finds under two names. And a batch
+    norm is replaced under one of them alone.
     """
     if not isinstance(model, nn.Module):
         raise BadInput(f"model={shortened(model)} is no module: give an instance, such as Net() and not Net.")
@@ -23,8 +25,8 @@ def check_model(model: Any) -> None:
         )
     first: dict[nn.Module, str] = {}
     for path, layer in model.named_modules(remove_duplicate=False):
-        if first.setdefault(layer, path) != path and list(layer.parameters(recurse=False)):
+        matters = isinstance(layer, BatchNorm) or list(layer.parameters(recurse=False))
+        if first.setdefault(layer, path) != path and matters:
             raise BadInput(
-                f"{name} holds one layer with weights as {first[layer]} and as {path}: name it once, and call it twice "
-                "in forward()."
+                f"{name} holds one layer as {first[layer]} and as {path}: name it once, and call it twice in forward()."
             )

@@ -38,10 +38,11 @@ class PerStepBatchNorm(nn.Module):
             )
         if statistics:
             channels = norm.num_features
-            self.register_buffer("running_mean", torch.zeros(rows, channels))
-            self.register_buffer("running_var", torch.ones(rows, channels))
+            like = torch.empty(0) if norm.weight is None else norm.weight.detach()
+            self.register_buffer("running_mean", like.new_zeros(rows, channels))
+            self.register_buffer("running_var", like.new_ones(rows, channels))
             # Sums over tasks since the last update of the running statistics: count, mean and variance.
-            self.register_buffer("collected", torch.zeros(rows, 2 * channels + 1), persistent=False)
+            self.register_buffer("collected", like.new_zeros(rows, 2 * channels + 1), persistent=False)
         self.step = 0
         self.batch_statistics: tuple[Tensor, Tensor] | None = None
 

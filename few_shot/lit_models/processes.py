@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch import nn
 
 
 def gather(value: Any, processes: int) -> list:
@@ -16,3 +17,12 @@ def gather(value: Any, processes: int) -> list:
     values = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+@torch.no_grad()
+def equal_buffers(module: nn.Module) -> None:
+    """Give each process the first one's buffers: what a model has drawn for itself may differ."""
+    for buffer in module.buffers():
+        values = buffer.contiguous()
+        torch.distributed.broadcast(values, src=0)
+        buffer.copy_(values)

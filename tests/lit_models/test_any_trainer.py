@@ -289,7 +289,7 @@ def test_precisions(precision, tmp_path):
 
 
 TWO_PROCESSES = """
-import json, sys, torch
+import json, random, sys, torch
 import pytorch_lightning as pl
 from few_shot.data import ImageFolders, Sinusoid
 from few_shot.lit_models import LitMAML, LitMAMLPlusPlus
@@ -309,12 +309,14 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     found = {}
     for name, learner, data in learners(out):
+        learner.model.register_buffer("drawn", torch.tensor(random.SystemRandom().random()), persistent=False)
         arguments = {"strategy": "ddp"} if devices > 1 else {}
         trainer = pl.Trainer(
             max_steps=3, accelerator="cpu", devices=devices, precision="64-true", val_check_interval=2, logger=False,
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=out, **arguments,
         )
         trainer.fit(learner, datamodule=data)
+        assert learner.model.drawn == trainer.strategy.broadcast(learner.model.drawn)
         (tested,) = trainer.test(learner, datamodule=data, verbose=False)
         weights = torch.cat([w.flatten() for w in learner.state_dict().values()])
         found[name] = {"weights": weights, "index": learner.results.index.tolist(), **tested}

@@ -9,9 +9,9 @@ from helpers import bare_trainer
 from oracles import meta_gradient, relative_error
 
 from few_shot.data import Sinusoid
-from few_shot.episodes import EpisodeBatch
+from few_shot.episodes import IGNORED, EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged
-from few_shot.lit_models import LitMAML
+from few_shot.lit_models import LitMAML, LitProtoNet
 from few_shot.lit_models.chunks import chunks as chunks_of
 from few_shot.models import Conv4, SinusoidMLP
 
@@ -165,6 +165,58 @@ def test_transductive_or_not(transductive):
     together = loss(list(range(8)))
     apart = sum(loss([i]) for i in range(8)) / 8
     assert (together == pytest.approx(apart, rel=1e-9)) != transductive
+
+
+class Patches(torch.nn.Module):
+    """Its batch norm sees a picture's rows as samples of their own."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.embed, self.norm, self.head = (
+            torch.nn.Linear(4, size),
+            torch.nn.BatchNorm1d(size),
+            torch.nn.Linear(size, 3),
+        )
+
+    def forward(self, x):
+        rows = self.norm(self.embed(x.flatten(0, 1))).relu()
+        return self.head(rows.unflatten(0, x.shape[:2]).mean(1))
+
+
+@pytest.mark.parametrize("cls", [LitMAML, LitProtoNet])
+def test_batch_norm_over_a_samples_parts_takes_those_of_the_support_set(cls):
+    torch.manual_seed(0)
+    lit_model = cls(Patches(6), transductive=False).double().eval()
+    x, y = torch.rand(1, 9, 5, 4, dtype=torch.float64), torch.arange(3)[None]
+    batch = EpisodeBatch(x[:, :3], y, x[:, 3:], y.repeat(1, 2), torch.tensor([0]))
+    adapted = lit_model.adapted_model(x[0, :3], y[0], 1)
+    torch.testing.assert_close(lit_model.test_predictions(batch, [1])[0][0], adapted(x[0, 3:]))
+
+
+def test_tasks_with_other_numbers_of_classes_score_as_by_themselves():
+    torch.manual_seed(0)
+    lit_model = LitMAML(SinusoidMLP(output_size=5), inner_lr=0.3, metric="accuracy").double().eval()
+    x, query_x = torch.randn(2, 3, 6, 1, dtype=torch.float64)
+    y = torch.tensor([[0, 1, 2, 3, 4, 0], [0, 0, 0, 1, 1, 1], [4, 3, 2, 1, 0, 0]])
+    batch = EpisodeBatch(x, y, query_x, y, torch.arange(3))
+    for step, together in zip((0, 2), lit_model.step_scores(batch, [0, 2]), strict=True):
+        for i, alone in enumerate(batch.chunks(1)):
+            (scores,) = lit_model.step_scores(alone, [step])
+            assert together.loss[i].item() == pytest.approx(scores.loss.item(), rel=1e-12)
+            assert together.metric[i] == scores.metric[0]
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", None])
+def test_samples_that_fill_a_task_up_do_not_count(loss):
+    torch.manual_seed(0)
+    lit_model = LitMAML(SinusoidMLP(output_size=3), inner_lr=0.3, loss=loss, metric="accuracy").double().eval()
+    x, query_x = torch.randn(2, 1, 6, 1, dtype=torch.float64)
+    y = torch.tensor([[0, 1, 2, 2, IGNORED, IGNORED]])
+    padded = EpisodeBatch(x, y, query_x, y, torch.tensor([0]))
+    batch = EpisodeBatch(x[:, :4], y[:, :4], query_x[:, :4], y[:, :4], torch.tensor([0]))
+    ours, oracle = (lit_model.step_scores(b, [3])[0] for b in (padded, batch))
+    assert ours.loss.item() == pytest.approx(oracle.loss.item(), rel=1e-12)
+    assert ours.metric == oracle.metric
 
 
 def test_evaluation_episodes_do_not_depend_on_the_seed_of_the_training():

@@ -289,3 +289,13 @@ def test_it_trains_in_the_models_number_type():
     x = torch.rand(2, 5, 1, dtype=torch.float64)
     lit_model = LitMAMLPlusPlus(SinusoidMLP().double(), loss="mse_loss", metric="mse")
     assert lit_model.outer_scores(EpisodeBatch(x, x, x, x, torch.arange(2))).loss.dtype == torch.float64
+    assert {p.dtype for p in LitMAMLPlusPlus(Conv4((1, 16, 16), 3, width=4).double()).parameters()} == {torch.float64}
+    pictures, labels = torch.rand(6, 1, 16, 16, dtype=torch.float64), torch.arange(3).repeat(2)
+    adapted = LitMAMLPlusPlus(Conv4((1, 16, 16), 3, width=4).double()).adapted_model(pictures, labels, 2)
+    assert adapted(pictures).dtype == torch.float64
+
+
+def test_the_model_is_at_its_first_step_after_it_has_adapted():
+    lit_model = LitMAMLPlusPlus(Conv4((1, 16, 16), 3, width=4), inner_loop_steps=3)
+    lit_model.adapted_model(torch.rand(6, 1, 16, 16), torch.arange(3).repeat(2), 3)
+    assert {norm.step for norm in lit_model.norms} == {0}

@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from oracles import adapt_one_task, flat_gradient, meta_loss, relative_error, slope
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from few_shot.adaptation import head_name
 from few_shot.errors import BadInput
-from few_shot.lit_models import LitANIL, LitBOIL, LitMAML, LitMetaSGD
+from few_shot.lit_models import LitANIL, LitBOIL, LitMAML, LitMetaSGD, LitProtoNet
 from few_shot.models import Conv4, ResNet12, ResNetClassifier, SinusoidMLP
 
 STEPS, RATE = 2, 0.05
@@ -80,6 +81,30 @@ def test_the_rest_does_not_move_in_evaluation(cls, model_and_batch):
         weights = adapt_one_task(model, getattr(F, loss), x, y, 3, RATE, False, adapted)
         query_loss = getattr(F, loss)(torch.func.functional_call(model, weights, (query_x,)), query_y)
         assert scores[1].loss[task].item() == pytest.approx(query_loss.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("cls", [LitANIL, LitBOIL])
+def test_a_head_whose_weight_is_computed_from_others_is_one_with_them(cls):
+    """Its bias adapts with it, or stays with it."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), weight_norm(nn.Linear(6, 3)))
+    assert head_name(model) == "2"
+    head = {f"2.{name}" for name in ("bias", "parametrizations.weight.original0", "parametrizations.weight.original1")}
+    assert set(cls(model).adapted_weights()) == (head if cls is LitANIL else {"0.weight", "0.bias"})
+    x, y = torch.rand(6, 4), torch.arange(3).repeat(2)
+    assert LitProtoNet(model).adapted_model(x, y, 0)(x).shape == (6, 3)
+
+
+@pytest.mark.parametrize("cls", [LitANIL, LitBOIL])
+def test_a_head_that_shares_a_weight_with_the_body_is_refused(cls):
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    with pytest.raises(BadInput, match=r"The head of Sequential, 2, shares a weight with its body, 0\.weight"):
+        cls(model)
+
+
+def test_a_frozen_head_cannot_adapt():
+    with pytest.raises(BadInput, match="LitANIL adapts a model's head, and that of Sequential is frozen"):
+        LitANIL(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).requires_grad_(False)))
 
 
 def test_a_model_that_is_all_head_has_no_body_to_adapt():
