@@ -175,11 +175,9 @@ def head_parameters(model: nn.Module) -> set[str]:
     Raises:
         BadInput: the body has one of them too.
     """
-    head, names = head_name(model), set[str]()
+    head = head_name(model)
     own = set(model.get_submodule(head).parameters())
-    for name, p in model.named_parameters(remove_duplicate=False):
-        if p in own:
-            names.add(name)
+    names = {name for name, p in model.named_parameters(remove_duplicate=False) if p in own}
     if shared := [name for name in names if head and not name.startswith(f"{head}.")]:
         raise BadInput(f"The head of {type(model).__name__}, {head}, shares a weight with its body, {min(shared)}.")
     return names
