@@ -303,10 +303,10 @@ def test_a_batch_norm_keeps_the_activation_that_it_holds():
 def test_a_batch_norm_that_is_used_twice_is_refused_and_one_that_is_not_used_is_left():
     x, y = torch.rand(6, *SHAPE), torch.arange(3).repeat(2)
     norm = torch.nn.BatchNorm2d(6)
-    with pytest.raises(BadInput, match="Sequential holds one layer as 1 and as 3: name it once"):
+    with pytest.raises(BadInput, match="Sequential holds one layer with weights as 1 and as 3: name it once"):
         MAML(with_norms(norm, torch.nn.ReLU(), norm))
     bare = torch.nn.BatchNorm2d(6, affine=False)
-    with pytest.raises(BadInput, match="Sequential holds one layer as 1 and as 3: name it once"):
+    with pytest.raises(BadInput, match="Sequential holds one batch norm as 1 and as 3: name it once"):
         MAML(with_norms(bare, torch.nn.ReLU(), bare))
     learner = MAML(with_norms(Twice()))
     with pytest.raises(BadInput, match=r"Sequential uses its batch norm 1\.norm more than once"):

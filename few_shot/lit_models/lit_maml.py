@@ -157,8 +157,8 @@ class LitMAML(LitMetaLearner):
             classes = self.known_ways(batch.support_y)
             if classes is None:
                 of_each = 1 + torch.cat([batch.support_y, batch.query_y], dim=1).flatten(1).amax(1)
-                classes = int(of_each.max())
-                if (of_each != classes).any():
+                *fewer, classes = of_each.unique().tolist()
+                if fewer:
                     return self._predictions_of_groups(batch, steps, of_each)
         with self._only_outputs(classes):
             return self.step_predictions(batch, steps)

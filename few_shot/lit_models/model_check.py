@@ -25,8 +25,10 @@ def check_model(model: Any) -> None:
         )
     first: dict[nn.Module, str] = {}
     for path, layer in model.named_modules(remove_duplicate=False):
-        matters = isinstance(layer, BatchNorm) or list(layer.parameters(recurse=False))
-        if first.setdefault(layer, path) != path and matters:
+        has_weights = bool(list(layer.parameters(recurse=False)))
+        if first.setdefault(layer, path) != path and (has_weights or isinstance(layer, BatchNorm)):
+            kind = "layer with weights" if has_weights else "batch norm"
             raise BadInput(
-                f"{name} holds one layer as {first[layer]} and as {path}: name it once, and call it twice in forward()."
+                f"{name} holds one {kind} as {first[layer]} and as {path}: name it once, and call it twice in "
+                "forward()."
             )

@@ -172,11 +172,8 @@ class Patches(torch.nn.Module):
 
     def __init__(self, size):
         super().__init__()
-        self.embed, self.norm, self.head = (
-            torch.nn.Linear(4, size),
-            torch.nn.BatchNorm1d(size),
-            torch.nn.Linear(size, 3),
-        )
+        self.embed, self.norm = torch.nn.Linear(4, size), torch.nn.BatchNorm1d(size)
+        self.head = torch.nn.Linear(size, 3)
 
     def forward(self, x):
         rows = self.norm(self.embed(x.flatten(0, 1))).relu()
