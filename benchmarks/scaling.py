@@ -21,7 +21,7 @@ from benchmarks.environment import ROOT
 from benchmarks.race import race
 from benchmarks.results_table import RESULTS
 from benchmarks.step import check, enter, on_device
-from benchmarks.workloads import Workload
+from benchmarks.workloads import ALL_ADAPT, Workload
 from few_shot.figure_style import house_style, line_style, log_axis, new_figure, readable_memory, readable_time, save
 
 RIVALS = ("ours", "plain loop", "plain loop, memory kept")
@@ -34,6 +34,12 @@ AXES = {
 }
 
 
+def workload(flag: str, value: int) -> Workload:
+    """The step with one flag changed from START."""
+    flags = [f"--{name}={number}" for name, number in (START | {flag: value}).items()]
+    return Workload(f"{flag} {value}", ("--data_class=Omniglot", *ALL_ADAPT, "--width=32", *flags), rounds=1)
+
+
 def measure(device: str, rounds: int) -> dict[str, dict[str, Any]]:
     """For each axis, each rival's seconds and bytes at each value; everything else as in START."""
     result: dict[str, dict[str, Any]] = {}
@@ -41,9 +47,7 @@ def measure(device: str, rounds: int) -> dict[str, dict[str, Any]]:
         result[axis] = {"values": values, "seconds": {}, "bytes": {}}
         for value in values:
             print(axis, value, file=sys.stderr, flush=True)
-            flags = [f"--{name}={number}" for name, number in (START | {flag: value}).items()]
-            workload = Workload(f"{axis} {value}", ("--data_class=Omniglot", "--width=32", *flags), rounds)
-            entries = {name: (enter, (name, workload, device)) for name in on_device(RIVALS, device)}
+            entries = {name: (enter, (name, workload(flag, value), device)) for name in on_device(RIVALS, device)}
             facts = race(entries, rounds, check)
             for name, fact in facts.items():
                 if "error" in fact:

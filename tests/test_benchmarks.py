@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, speed_table, step
+from benchmarks import peers, scaling, speed_table, step
 from benchmarks.race import race
 from benchmarks.workloads import ALL_ADAPT, WORKLOADS, Workload, build
 
@@ -23,6 +23,7 @@ PROBLEMS = {
     "second order": Workload("", SMALL_CONV4, 1),
     "first order": Workload("", (*SMALL_CONV4, "--first_order"), 1),
     "test": Workload("", SMALL_CONV4, 1, test=True),
+    "scaling": scaling.workload("batch_size", 1),
 }
 
 
