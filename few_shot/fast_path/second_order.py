@@ -11,6 +11,7 @@ while compiling, the functions below are their plain PyTorch equivalents. On oth
 Names: ``by_x`` is the gradient by ``x``; ``x_`` is the gradient by ``by_x``, which has the shape of ``x``.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -154,12 +155,46 @@ def _affine_gradient(by_y: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Te
     return aten.native_batch_norm_backward(by_y, x, scale, zeros, ones, None, None, False, 0.0, [True, True, True])
 
 
+#: How many samples, and channels, PyTorch's kernel gets at once: the fewer samples, the less rounding adds up.
+_SAMPLES, _CHANNELS = 1000, 1024
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel, ``[C]`` each, to 1e-6 in float32.
+
+    PyTorch's kernel for channels last adds up one sample after the other. Over the half million of a mini-ImageNet
+    query set that is off by 4e-4. So it gets a few images at once, and pixels side by side as channels of their own. Of
+    pieces of equal size, the mean is the mean of means, and the variance is the mean of variances plus the variance of
+    means (Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance").
+    """
+    n, channels, height, width = x.shape
+    images, side_by_side = _piece(n, channels, height, width)
+    pixels = x.permute(0, 2, 3, 1).reshape(n, -1, side_by_side * channels).mT[..., None]  # not a copy
+    pieces = [torch.batch_norm_update_stats(piece, None, None, 0.0) for piece in pixels.split(images)]
+    if len(pieces) == side_by_side == 1:
+        return pieces[0]
+    means, variances = (torch.cat(of_each).view(-1, channels) for of_each in zip(*pieces, strict=True))
+    of_means, mean = torch.var_mean(means, 0, correction=0)
+    return mean, variances.mean(0).add_(of_means)
+
+
+@functools.cache
+def _piece(n: int, channels: int, height: int, width: int) -> tuple[int, int]:
+    """How many of n images a piece has, and how many pixels side by side: they divide n, and the width."""
+    side_by_side = _divisor(width, _CHANNELS // channels)
+    return _divisor(n, _SAMPLES * side_by_side // (height * width)), side_by_side
+
+
+def _divisor(of: int, at_most: int) -> int:
+    return max((d for d in range(1, min(of, at_most) + 1) if of % d == 0), default=1)
+
+
 class Moments(Function):
     """Mean and variance in one pass; their gradient is an affine map of ``x``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        mean, var = _statistics(x)
         ctx.save_for_backward(x, mean)
         return mean, var
 
@@ -181,7 +216,7 @@ class PooledMoments(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        mean, var = _statistics(x)
         pooled, winners = F.max_pool2d(x, 2, return_indices=True)
         ctx.save_for_backward(x, mean, winners)
         return pooled, mean, var

@@ -87,3 +87,22 @@ def test_sums_in_float32_over_many_samples():
 
     for single, double in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
         assert ((single - double).norm() / double.norm()).item() < 1e-4
+
+
+def test_statistics_of_half_a_million_samples():
+    """As many as a mini-ImageNet query set has in the first layer. Added up one by one, they are off by 0.004."""
+    x = torch.randn(75, 32, 84, 84, dtype=torch.float32).relu_().add_(torch.rand(32, 1, 1))
+    x = x.to(memory_format=torch.channels_last)
+    for found in (moments(x), pooled_moments(x)[1:]):
+        for single, double in zip(found, moments(x.double()), strict=True):
+            torch.testing.assert_close(single.double(), double, rtol=2e-5, atol=0)
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "shape", [(6, 3, 40, 30), (12, 600, 12, 14), (7, 600, 20, 9), (2, 3000, 3, 3), (5, 2, 1, 1), (3, 1, 1, 7)]
+)
+def test_statistics_of_every_size(shape, channels_last):
+    x = torch.randn(shape) + 3
+    x = x.to(memory_format=torch.channels_last) if channels_last else x
+    torch.testing.assert_close(moments(x), torch.var_mean(x, (0, 2, 3), correction=0)[::-1], rtol=1e-12, atol=1e-12)
