@@ -270,8 +270,8 @@ def git(*words: str, cwd: Path) -> str:
     return subprocess.run(["git", *words], cwd=cwd, check=True, capture_output=True, text=True).stdout.strip()
 
 
-#: A thread that waits for work sleeps, for one that spins keeps others from its core. But it spins for a moment first:
-#: work comes thousands of times a second, and to wake it each time made two threads as slow as one.
+#: A thread that waits for work sleeps, so that others have its core. It spins for a moment first, because work comes
+#: thousands of times a second: two threads that had to be woken each time were as slow as one.
 WAITING = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "30000"}
 
 

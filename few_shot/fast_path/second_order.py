@@ -169,7 +169,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     n, channels, height, width = x.shape
     images, side_by_side = _piece(n, channels, height, width)
-    pixels = x.permute(0, 2, 3, 1).reshape(n, -1, side_by_side * channels).mT[..., None]  # not a copy
+    pixels = x.permute(0, 2, 3, 1).reshape(n, -1, side_by_side * channels).mT[..., None]  # no copy of channels last
     pieces = [torch.batch_norm_update_stats(piece, None, None, 0.0) for piece in pixels.split(images)]
     if len(pieces) == side_by_side == 1:
         return pieces[0]
@@ -180,7 +180,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _piece(n: int, channels: int, height: int, width: int) -> tuple[int, int]:
-    """How many of n images a piece has, and how many pixels side by side: they divide n, and the width."""
+    """How many images a piece has, which divides n, and how many pixels side by side, which divides the width."""
     side_by_side = _divisor(width, _CHANNELS // channels)
     return _divisor(n, _SAMPLES * side_by_side // (height * width)), side_by_side
 
