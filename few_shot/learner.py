@@ -95,6 +95,8 @@ class Learner:
         weight_decay: penalty on the squared weights in the outer loop.
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
+        max_skipped_updates: updates in a row that are skipped with a warning because their loss or gradient is not
+            finite; one more stops the training.
     """
 
     lit_class: ClassVar[type[LitMetaLearner]]
@@ -112,6 +114,7 @@ class Learner:
     weight_decay: float = 0.0
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    max_skipped_updates: int = 0
 
     def __post_init__(self) -> None:
         self.loss = loss_name(self.loss)
@@ -139,7 +142,7 @@ class Learner:
 
         Raises:
             BadInput: the data or the Trainer cannot be used.
-            TrainingDiverged: the loss is no longer finite.
+            TrainingDiverged: the loss or its gradient is not finite, in more updates in a row than may be skipped.
         """
         at_least(1, max_steps, "max_steps")
         with _no_advice(), _interruptible():

@@ -55,7 +55,7 @@ def seen(monkeypatch):
         devices = {t.device.type for t in [tasks, losses, *(p.grad for p in parameters if p.grad is not None)]}
         assert devices == {"meta"}
 
-    monkeypatch.setattr(base, "stop_unless_finite", check)
+    monkeypatch.setattr(base, "what_diverged", check)
     monkeypatch.setattr(ImageStore, "images_near", lambda store, device: torch.from_numpy(store.images).to(device))
     configure = base.LitMetaLearner.configure_optimizers
 

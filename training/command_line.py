@@ -73,7 +73,7 @@ TRAINING_ONLY |= {"val_episodes", "augment"}
 TRAINING_ONLY |= {"outer_lr", "outer_optimizer", "outer_schedule", "weight_decay", "gradient_clip_val"}
 TRAINING_ONLY |= {"gradient_clip_algorithm", "track_grad_norm", "log_gradient_histograms", "tasks_at_once"}
 TRAINING_ONLY |= {"first_order", "checkpoint_inner_loop", "first_order_updates", "multi_step_loss_updates", "cg_steps"}
-TRAINING_ONLY |= {"inner_lr_min", "inner_lr_max", "inner_loop_steps"}
+TRAINING_ONLY |= {"inner_lr_min", "inner_lr_max", "inner_loop_steps", "max_skipped_updates"}
 TRAINING_ONLY |= {"model_class"}
 
 #: What a flag means that is given without a value; a switch then is on.

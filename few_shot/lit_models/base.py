@@ -8,16 +8,17 @@ from typing import Any, Literal, Self
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from few_shot.arguments import RemembersArguments
 from few_shot.checkpoint import data_module, describe, describe_data, load_learner
 from few_shot.episodes import EpisodeBatch, as_episodes, number_type
-from few_shot.errors import BadInput, above_zero, at_least
+from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
 from few_shot.fast_path.folded import Layer, assemble
 from few_shot.lit_models.compiled_step import CompiledStep
-from few_shot.lit_models.divergence import stop_unless_finite
+from few_shot.lit_models.divergence import what_diverged
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
 from few_shot.lit_models.model_check import check_model
 from few_shot.lit_models.objective import Objective, loss_name
@@ -60,6 +61,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         weight_decay: L2 penalty on the model's weights in the outer optimiser (decoupled in adamw).
         gradient_clip_val: bound on the outer gradient; None for no bound.
         gradient_clip_algorithm: bound the gradient's norm, or each of its elements (value).
+        max_skipped_updates: updates in a row that are skipped with a warning because their loss or gradient is not
+            finite; one more stops the training. A skipped update leaves the weights and the optimiser as they are.
 
     Raises:
         BadInput: a number is out of its range, the loss or the metric is unknown, the model holds a layer twice, or
@@ -68,6 +71,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     fixed_ways = True
     updates_before = 0  # outer updates of earlier trainings, whose tasks are not to come again
+    _skipped_in_a_row = 0  # outer updates
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         weight_decay: float = 0.0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        max_skipped_updates: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -105,6 +110,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self.weight_decay = weight_decay
         self.gradient_clip_val = gradient_clip_val
         self.gradient_clip_algorithm = gradient_clip_algorithm
+        self.max_skipped_updates = at_least(0, max_skipped_updates, "max_skipped_updates")
         self._folded: tuple[Any, list[Layer] | None] | None = None
         self._compiled: CompiledStep | None = None
         self._collector = EpisodeCollector()
@@ -300,6 +306,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             raise BadInput(f"{type(self).__name__}.configure_optimizers returns several optimisers: return one.")
         if self.trainer.world_size > 1:
             equal_buffers(self)
+        self._skipped_in_a_row = 0
         self.train()
 
     def on_train_start(self) -> None:
@@ -344,8 +351,12 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             p.grad = None  # zero_grad would open a profiled section for it
         batch = as_episodes(batch, number_type(self))
         scores, loss, share = add_up_gradient(self, batch)
-        stop_unless_finite(self.global_step + 1, batch.index, scores.loss, parameters, self.trainer)
-        optimizer.step()
+        diverged = what_diverged(self.global_step + 1, batch.index, scores.loss, parameters, self.trainer)
+        if diverged is None:
+            self._skipped_in_a_row = 0
+        else:
+            self._skip_or_stop(diverged, parameters)
+        optimizer.step()  # counts a skipped update too; parameters without a gradient are left alone
         if not self._sets_rates:
             step_schedulers(self.lr_schedulers())
         metric = self.objective.metric(batch.query_y)
@@ -355,6 +366,19 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             self.log("train_loss", loss, prog_bar=True, sync_dist=True)
             if metric.of_classes:  # an error says no more than the loss
                 self.log(f"train_{metric.name}", share * scores.metric.sum(), prog_bar=True, sync_dist=True)
+
+    def _skip_or_stop(self, diverged: TrainingDiverged, parameters: list[nn.Parameter]) -> None:
+        """Take the gradient away; raise ``diverged`` if as many updates in a row are skipped as may be."""
+        if self._skipped_in_a_row >= self.max_skipped_updates:
+            raise diverged
+        self._skipped_in_a_row += 1
+        for p in parameters:
+            p.grad = None
+        self.forget_update()
+        rank_zero_warn(f"{diverged} The update is skipped.")
+
+    def forget_update(self) -> None:
+        """Drop what a skipped update has collected beside its gradient: here nothing."""
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Clip the outer gradient, after callbacks have seen it as it is."""

@@ -1,4 +1,4 @@
-"""Stop a training whose loss or gradient is no longer finite."""
+"""Find an outer update whose loss or gradient is not finite."""
 
 import itertools
 import math
@@ -12,14 +12,14 @@ from few_shot.errors import TrainingDiverged
 from few_shot.lit_models.processes import gather
 
 
-def stop_unless_finite(
+def what_diverged(
     update: int,
     tasks: Tensor,
     losses: Tensor,
     parameters: Sequence[nn.Parameter],
     trainer: Any,
-) -> None:
-    """Raise TrainingDiverged in all processes alike, before a bad gradient reaches the weights.
+) -> TrainingDiverged | None:
+    """What is not finite in an outer update, to all processes alike; None if nothing is.
 
     Args:
         update: number of the outer update, from 1.
@@ -30,9 +30,9 @@ def stop_unless_finite(
     """
     values = torch.cat([losses, *(p.grad.flatten() for p in parameters if p.grad is not None)])
     if trainer.strategy.reduce_boolean_decision(math.isfinite(values.abs().max())):
-        return
+        return None
     processes = trainer.world_size
     bad = gather(tasks[~torch.isfinite(losses)].tolist(), processes)
     what = "loss" if any(bad) else "gradient"
     named = bad if any(bad) else gather(tasks.tolist(), processes)
-    raise TrainingDiverged(what, update, sorted(itertools.chain(*named)))
+    return TrainingDiverged(what, update, sorted(itertools.chain(*named)))

@@ -155,8 +155,12 @@ class LitMAMLPlusPlus(LitMAML):
 
     def on_train_batch_start(self, batch: EpisodeBatch, batch_idx: int) -> None:
         self.anneal(self.global_step + self.updates_before)
+        self.forget_update()  # one that failed may have left something
+
+    def forget_update(self) -> None:
+        """Drop the batch statistics that were collected."""
         for norm in self.norms:
-            norm.forget()  # what an update has left that failed
+            norm.forget()
 
     def anneal(self, update: int) -> None:
         """Set what changes in training for an outer update: the weights of the steps' losses, the gradient's order."""

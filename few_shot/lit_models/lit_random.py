@@ -25,6 +25,7 @@ class LitRandom(LitMAML):
             "weight_decay",
             "gradient_clip_val",
             "gradient_clip_algorithm",
+            "max_skipped_updates",
         ),
         "nothing is trained",
     )

@@ -113,9 +113,60 @@ def test_a_gradient_that_is_not_finite_stops_too(data):
         train(lit_model, data)
 
 
+def spoil(lit_model, *updates):
+    """Make the gradient of these updates, counted from 1, not a number."""
+    bias = lit_model.model[1].bias
+    bias.register_hook(lambda gradient: gradient * (float("nan") if lit_model.global_step + 1 in updates else 1))
+
+
+def test_a_skipped_update_leaves_the_weights_and_counts(data):
+    lit_model = lit_maml(max_skipped_updates=1, weight_decay=0.1)
+    spoil(lit_model, 1)
+    start = flat(lit_model)
+    with pytest.warns(match=r"^The gradient of update 1 is not finite \(training tasks 0, 1, 2\)\. The update is skip"):
+        trainer = train(lit_model, data)
+    assert torch.equal(flat(lit_model), start)
+    assert trainer.global_step == 1
+
+
+def test_the_update_after_a_skipped_one_has_its_own_tasks(data):
+    lit_model = lit_maml(max_skipped_updates=1)
+    spoil(lit_model, 1)
+    start = flat(lit_model)
+    with pytest.warns(match="update 1 .* skipped"):
+        train(lit_model, data, steps=2)
+    assert relative_error(start - flat(lit_model), oracle_gradient(lit_maml(), data, update=1)) < 1e-10
+
+
+def test_a_skipped_update_leaves_the_optimiser_as_it_is(data):
+    lit_model = lit_maml(max_skipped_updates=1, outer_optimizer="adam", outer_lr=0.1)
+    spoil(lit_model, 2)
+    with pytest.warns(match="update 2 .* skipped"):
+        trainer = train(lit_model, data, steps=2)
+    only_first = lit_maml(outer_optimizer="adam", outer_lr=0.1)
+    trainer_of_first = train(only_first, data)
+    assert torch.equal(flat(lit_model), flat(only_first))
+    found, expected = (t.optimizers[0].state_dict()["state"] for t in (trainer, trainer_of_first))
+    assert all(torch.equal(found[i][key], expected[i][key]) for i in expected for key in expected[i])
+
+
+@pytest.mark.parametrize(("spoilt", "stops_at"), [((1, 2), None), ((1, 2, 4, 5), None), ((1, 2, 4, 5, 6), 6)])
+@pytest.mark.filterwarnings("ignore:The gradient of update")
+def test_so_many_updates_in_a_row_may_be_skipped(data, spoilt, stops_at):
+    lit_model = lit_maml(max_skipped_updates=2, outer_lr=0.001)
+    spoil(lit_model, *spoilt)
+    if stops_at is None:
+        assert train(lit_model, data, steps=7).global_step == 7
+    else:
+        with pytest.raises(TrainingDiverged, match=f"gradient of update {stops_at} "):
+            train(lit_model, data, steps=7)
+    assert torch.isfinite(flat(lit_model)).all()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        {"max_skipped_updates": -1},
         {"inner_loop_steps": 0},
         {"test_inner_loop_steps": -1},
         {"outer_lr": 0.0},

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import bare_trainer
 from oracles import flat_gradient, relative_error, slope
 from torch.func import functional_call
+from torch.utils.data import DataLoader
 
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
@@ -221,6 +223,18 @@ def test_running_statistics_affect_evaluation(model_and_batch):
     lit_model.norms[1].running_mean[1] += 1.0  # only what the second step, and its query pass, reads
     changed = [s.loss for s in lit_model.step_scores(batch, [0, 1, 2])]
     assert [torch.equal(a, b) for a, b in zip(after, changed, strict=True)] == [True, True, False]
+
+
+@with_batch_norm
+def test_a_skipped_update_leaves_the_running_statistics(model_and_batch):
+    model, loss, batch = model_and_batch
+    lit_model = build(LitMAMLPlusPlus, model, loss, max_skipped_updates=1)
+    before = {name: value.clone() for name, value in lit_model.state_dict().items()}
+    spoilt = batch._replace(support_x=batch.support_x * float("nan"))
+    with pytest.warns(match="The loss of update 1 is not finite .* skipped"):
+        bare_trainer(max_steps=1, precision="64-true").fit(lit_model, DataLoader([spoilt], batch_size=None))
+    after = lit_model.state_dict()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
 @with_batch_norm

@@ -294,6 +294,7 @@ def test_diverged_training_names_the_last_good_checkpoint(tmp_path, capsys):
     assert exit_.value.code == 1
     assert "is not finite" in error
     assert str(tmp_path / RUN / "checkpoints" / "last.ckpt") in error
+    assert "--max_skipped_updates=10" in error
 
 
 def test_wandb_without_key_or_network_is_offline_and_says_so(tmp_path, monkeypatch, capsys):
