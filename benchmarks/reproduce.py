@@ -198,10 +198,15 @@ class Training:
         commit = note.read_text()
         clone = self.queue / "code" / commit
         if not clone.is_dir():
-            new = clone.with_name(f"new_{os.getpid()}")  # a clone that was cut off is none, and two may start at once
+            new = clone.with_name(f"new_{os.getpid()}")  # a clone that was cut off is none
             git("clone", "--quiet", "--no-checkout", str(ROOT), str(new), cwd=self.queue)
             git("checkout", "--quiet", commit, cwd=new)
-            new.rename(clone)
+            try:
+                new.rename(clone)
+            except OSError:
+                if not clone.is_dir():
+                    raise
+                shutil.rmtree(new)  # another row, started at the same time, was faster
         return clone
 
     def record(self, data: Path) -> None:

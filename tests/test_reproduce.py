@@ -96,6 +96,27 @@ class Queue:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the queue clones the repository")
+def test_two_rows_that_start_at_once_share_a_clone(tmp_path, monkeypatch):
+    one, other = (Training(ROW, tmp_path / "queue", tmp_path / "results", tmp_path / name) for name in ("a", "b"))
+
+    def git(command, *arguments, cwd):
+        if command == "clone":
+            Path(arguments[-1], "code").mkdir(parents=True)
+        return "0123abcd"
+
+    def git_while_the_other_is_faster(*arguments, cwd):
+        monkeypatch.setattr(reproduce, "git", git)
+        monkeypatch.setattr(reproduce.os, "getpid", lambda: 1)
+        other.code()
+        return git(*arguments, cwd=cwd)
+
+    one.folder.mkdir(parents=True)
+    (one.folder / "commit").write_text("0123abcd")
+    monkeypatch.setattr(reproduce, "git", git_while_the_other_is_faster)
+    clone = one.code()
+    assert list(clone.parent.iterdir()) == [clone] == [other.code()]
+
+
 def test_a_row_that_is_stopped_and_moved_leaves_the_record_of_one_never_stopped(tmp_path):
     started = tmp_path / "started"
     first, second, third = (Queue(tmp_path / name, started) for name in ("first", "second", "third"))
