@@ -93,7 +93,10 @@ def _line(row: Row, against: Row | None) -> str:
         for other in row.of_each_seed()[1:]:
             again = RESULTS / other.name / path.name
             if again.is_file():
-                result += f"; seed {other.seeds[0]}: {_result(json.loads(again.read_text()), row.steps)}"
+                found = json.loads(again.read_text())
+                result += f"; seed {other.seeds[0]}: {_result(found, row.steps)}"
+                if found["diverged"]:
+                    result += f" ({found['diverged']} episodes diverged)"
         compared = [number] if number else []
         if path.with_name(f"difference_{queries}query.json").is_file():
             paired = json.loads(path.with_name(f"difference_{queries}query.json").read_text())
