@@ -186,14 +186,14 @@ class Training:
         return [self.without_paths(item) for item in value] if isinstance(value, list) else value
 
     def code(self) -> Path:
-        """A clone at the commit at which the row was started.
+        """A clone at the commit of the row's checkpoints; today's commit before the first one.
 
         Raises:
             CalledProcessError: this repository does not have the commit.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / "commit"
-        if not note.is_file():
+        if not note.is_file() or self.last_checkpoint is None:
             note.write_text(git("rev-parse", "HEAD", cwd=ROOT))
         commit = note.read_text()
         clone = self.queue / "code" / commit

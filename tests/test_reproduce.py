@@ -105,16 +105,29 @@ def test_two_rows_that_start_at_once_share_a_clone(tmp_path, monkeypatch):
         return "0123abcd"
 
     def git_while_the_other_is_faster(*arguments, cwd):
-        monkeypatch.setattr(reproduce, "git", git)
-        monkeypatch.setattr(reproduce.os, "getpid", lambda: 1)
-        other.code()
+        if arguments[0] == "clone":
+            monkeypatch.setattr(reproduce, "git", git)
+            monkeypatch.setattr(reproduce.os, "getpid", lambda: 1)
+            other.code()
         return git(*arguments, cwd=cwd)
 
-    one.folder.mkdir(parents=True)
-    (one.folder / "commit").write_text("0123abcd")
     monkeypatch.setattr(reproduce, "git", git_while_the_other_is_faster)
     clone = one.code()
     assert list(clone.parent.iterdir()) == [clone] == [other.code()]
+
+
+def test_a_row_keeps_its_commit_from_its_first_checkpoint_on(tmp_path, monkeypatch):
+    training = Training(ROW, tmp_path / "queue", tmp_path / "results", tmp_path / "started")
+    commits = []
+    for today, has_checkpoint in (("a", False), ("b", False), ("c", True)):
+        if has_checkpoint:
+            checkpoint = training.folder / "logs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
+            checkpoint.parent.mkdir(parents=True)
+            checkpoint.touch()
+        (training.queue / "code" / today).mkdir(parents=True)
+        monkeypatch.setattr(reproduce, "git", lambda *arguments, cwd, today=today: today)
+        commits.append(training.code().name)
+    assert commits == ["a", "b", "b"]
 
 
 def test_a_row_that_is_stopped_and_moved_leaves_the_record_of_one_never_stopped(tmp_path):
