@@ -94,8 +94,6 @@ class Queue:
         self.flags += [f"--started={started}", f"--data={folder.parent}", "--nice=0"]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the queue clones the repository")
 def test_two_rows_that_start_at_once_share_a_clone(tmp_path, monkeypatch):
     one, other = (Training(ROW, tmp_path / "queue", tmp_path / "results", tmp_path / name) for name in ("a", "b"))
 
@@ -130,6 +128,8 @@ def test_a_row_keeps_its_commit_from_its_first_checkpoint_on(tmp_path, monkeypat
     assert commits == ["a", "b", "b"]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the queue clones the repository")
 def test_a_row_that_is_stopped_and_moved_leaves_the_record_of_one_never_stopped(tmp_path):
     started = tmp_path / "started"
     first, second, third = (Queue(tmp_path / name, started) for name in ("first", "second", "third"))

@@ -135,7 +135,7 @@ def how_to_go_on(folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]
         raise
     except TrainingDiverged as error:
         error.add_note(folder.where_it_stands())
-        error.add_note("Lower rates may help, --gradient_clip_val, or --max_skipped_updates=10.")
+        error.add_note("A lower rate may help, or --gradient_clip_val; --max_skipped_updates=10 skips such updates.")
         raise
     except BaseException as error:
         if folder.last_checkpoint.is_file():

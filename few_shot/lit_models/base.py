@@ -368,7 +368,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
                 self.log(f"train_{metric.name}", share * scores.metric.sum(), prog_bar=True, sync_dist=True)
 
     def _skip_or_stop(self, diverged: TrainingDiverged, parameters: list[nn.Parameter]) -> None:
-        """Take the gradient away; raise ``diverged`` if as many updates in a row are skipped as may be."""
+        """Skip an update: take its gradient away. Raise ``diverged`` if too many in a row were skipped already."""
         if self._skipped_in_a_row >= self.max_skipped_updates:
             raise diverged
         self._skipped_in_a_row += 1
