@@ -1,7 +1,12 @@
 """Augmentation of a batch of images at once, on their device."""
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from few_shot.episodes import AUGMENT_STREAM, uniform
 
@@ -9,10 +14,22 @@ from few_shot.episodes import AUGMENT_STREAM, uniform
 LUMA = (0.2989, 0.587, 0.114)
 #: Brightness, contrast and saturation are scaled by 1 ± this.
 JITTER = 0.4
+#: A drawing is turned by up to this, either way (Santoro et al. 2016 turn Omniglot's drawings too).
+TURN = math.pi / 16
 
 
-def augment(images: tuple[Tensor, ...], seed: int, index: Tensor) -> tuple[Tensor, ...]:
-    """Shift every image by up to a tenth of its size (reflecting the border), mirror it or not, and jitter its colours.
+class Augmentation(NamedTuple):
+    """A kind of augmentation: the change it makes to images ``[B, C, H, W]``, and how many draws each image needs.
+
+    ``change(images, draws)`` gets draws in (0, 1), ``[B, numbers]``.
+    """
+
+    numbers: int
+    change: Callable[[Tensor, Tensor], Tensor]
+
+
+def augment(images: tuple[Tensor, ...], seed: int, index: Tensor, how: Augmentation) -> tuple[Tensor, ...]:
+    """Change every image at random.
 
     Every image has its own draws, support and query alike. A change shared by the whole task would be undone by batch
     norm. The draws are a pure function of the seed and the episode's index, as the episode is.
@@ -21,14 +38,31 @@ def augment(images: tuple[Tensor, ...], seed: int, index: Tensor) -> tuple[Tenso
         images: tensors ``[T, n, C, H, W]`` in [0, 1], of the same T episodes.
         seed: the seed of the training episodes.
         index: the episodes' numbers, ``[T]``; on the host, or a GPU would have to wait for them.
+        how: :data:`OF_PHOTOS` or :data:`OF_DRAWINGS`.
     """
     total = sum(x.shape[1] for x in images)
-    draws = torch.from_numpy(uniform(seed, "train", index.cpu().numpy(), AUGMENT_STREAM, 6 * total))
-    draws = draws.reshape(len(index), total, 6).to(images[0].device, non_blocking=True)
+    draws = torch.from_numpy(uniform(seed, "train", index.cpu().numpy(), AUGMENT_STREAM, how.numbers * total))
+    draws = draws.reshape(len(index), total, how.numbers).to(images[0].device, non_blocking=True)
     return tuple(
-        _jitter(_crop_and_flip(x.flatten(0, 1), d[..., :3].flatten(0, 1)), d[..., 3:].flatten(0, 1)).reshape(x.shape)
+        how.change(x.flatten(0, 1), d.flatten(0, 1)).reshape(x.shape)
         for x, d in zip(images, draws.split([x.shape[1] for x in images], dim=1), strict=True)
     )
+
+
+def _photos(x: Tensor, draws: Tensor) -> Tensor:
+    return _jitter(_crop_and_flip(x, draws[:, :3]), draws[:, 3:])
+
+
+def _drawings(x: Tensor, draws: Tensor) -> Tensor:
+    """``x`` ``[B, C, H, W]``; ``draws`` ``[B, 3]`` in (0, 1): vertical shift, horizontal shift, angle."""
+    height, width = x.shape[-2:]
+    down, right, angle = (2 * draws - 1).to(x.dtype).unbind(1)
+    cos, sin = torch.cos(TURN * angle), torch.sin(TURN * angle)
+    # Where a pixel comes from, as affine_grid counts: the image is 2 high and 2 wide.
+    rows = torch.stack((cos, sin * height / width, -sin * width / height, cos), 1).reshape(-1, 2, 2)
+    shift = 0.2 * torch.stack((right, down), 1)[:, :, None]
+    grid = F.affine_grid(torch.cat((rows, -rows @ shift), 2), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, mode="nearest", align_corners=False)
 
 
 def _crop_and_flip(x: Tensor, draws: Tensor) -> Tensor:
@@ -67,3 +101,10 @@ def _jitter(x: Tensor, draws: Tensor) -> Tensor:
 def _grey(x: Tensor) -> Tensor:
     """``[B, C, H, W]`` to ``[B, 1, H, W]``."""
     return x if x.shape[1] == 1 else torch.einsum("bchw,c->bhw", x, x.new_tensor(LUMA))[:, None]
+
+
+#: Shift by up to a tenth of the size (reflecting the border), mirror or not, and jitter the colours.
+OF_PHOTOS = Augmentation(6, _photos)
+#: Shift by up to a tenth of the size and turn by up to 11.25°. What comes in is 0; a pixel keeps its value (nearest
+#: neighbour). There is no mirroring: a mirrored character is another one.
+OF_DRAWINGS = Augmentation(3, _drawings)

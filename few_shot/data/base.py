@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
-from few_shot.data.augment import augment
+from few_shot.data.augment import OF_PHOTOS, augment
 from few_shot.data.class_folders import some
 from few_shot.data.image_store import ImageStore
 from few_shot.data.pictures import Preprocessing, preprocessing
@@ -177,12 +177,14 @@ class ImageEpisodes(EpisodeDataModule):
         shuffle_labels: whether a class takes any label in each episode; off, an episode's classes are
             labelled in sorted order, so that the first class of all is always 0.
         augment: whether each training image is shifted by up to a tenth of its size, mirrored, and changed in
-            brightness, contrast and saturation by up to 40 percent, at random.
+            brightness, contrast and saturation by up to 40 percent, at random. Omniglot's drawings are shifted too, and
+            turned by up to 11°; they are neither mirrored nor changed in brightness.
     """
 
     metric = "accuracy"
     loss = "cross_entropy"
     updates_at_once = 16
+    augmentation = OF_PHOTOS  # what augment=True does
     variants = 1  # how many classes are the same thing; an episode has at most one of them
 
     def __init__(
@@ -332,7 +334,7 @@ class ImageEpisodes(EpisodeDataModule):
         if not (self.augment and self.trainer is not None and self.trainer.training):
             return batch
         index = batch.index if self._index_on_host is None else self._index_on_host
-        support_x, query_x = augment((batch.support_x, batch.query_x), self.seed, index)
+        support_x, query_x = augment((batch.support_x, batch.query_x), self.seed, index, self.augmentation)
         return batch._replace(support_x=support_x, query_x=query_x)
 
     def prepare(self, batch: EpisodeBatch, split: Split, dtype: torch.dtype) -> EpisodeBatch:

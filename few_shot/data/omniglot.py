@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from numpy.typing import NDArray
 
+from few_shot.data.augment import OF_DRAWINGS
 from few_shot.data.base import ImageEpisodes
 from few_shot.data.class_folders import Entry, fingerprint, scan, stat
 from few_shot.data.download import announce, download
@@ -70,6 +71,7 @@ class Omniglot(ImageEpisodes):
     """
 
     input_shape = image_shape = SHAPE
+    augmentation = OF_DRAWINGS
 
     def __init__(self, rotations: bool = True, **base) -> None:
         super().__init__(**base)

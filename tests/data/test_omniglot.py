@@ -6,6 +6,7 @@ import random
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from few_shot.data import omniglot
+from few_shot.data.augment import OF_DRAWINGS, augment
 from few_shot.data.image_store import ImageStore
 from few_shot.data.omniglot import HALVES, Omniglot, split_characters
 from few_shot.episodes import SPLITS
@@ -195,6 +197,23 @@ def test_rotations_are_classes_unless_switched_off(tmp_path, small):
         assert (len(drawn) > 60) == rotations  # 60 upright drawings there are
     with pytest.raises(BadInput, match="train_classes=2 needs rotations=false"):
         Omniglot(train_classes=2)
+
+
+def test_drawings_are_augmented_as_drawings(tmp_path, small):
+    """Not mirrored, which makes another character of one, and black and white still."""
+    for half, files in small.items():
+        write_zip(tmp_path, half, files)
+    data = Omniglot(data_dir=str(tmp_path), test_query_samples=1, episode_classes=2, augment=True)
+    with pytest.raises(BadInput, match="of the val split"):
+        data.setup()
+    data.trainer = SimpleNamespace(
+        training=True, testing=False, predicting=False, lightning_module=torch.nn.Linear(1, 1)
+    )
+    batch = data.draw("train", 0, np.arange(3))
+    plain = data.prepare(batch, "train", torch.float32).support_x
+    augmented = data.on_after_batch_transfer(batch).support_x
+    assert torch.equal(augmented, augment((plain,), 0, batch.index, OF_DRAWINGS)[0])
+    assert not torch.equal(augmented, plain)
 
 
 def test_the_split_is_the_documented_shuffle():
