@@ -1,7 +1,8 @@
 """What is raised for a user's mistake, and for a training that cannot go on."""
 
+import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from few_shot.limits import COUNT
 
@@ -19,7 +20,7 @@ class TrainingDiverged(RuntimeError):
     Args:
         what: which of the two it is.
         update: number of the outer update, counted from 1. The weights are still those before it.
-        tasks: numbers of the training tasks: those whose loss is not finite, or all of the update.
+        tasks: numbers of the training tasks, sorted: those whose loss is not finite, or all of the update.
     """
 
     def __init__(self, what: str, update: int, tasks: Sequence[int]) -> None:
@@ -27,8 +28,15 @@ class TrainingDiverged(RuntimeError):
         self.what, self.update, self.tasks = what, update, list(tasks)
 
     def __str__(self) -> str:
-        numbers = ", ".join(map(str, self.tasks))
+        numbers = ", ".join(f"{first} to {last}" if last > first else f"{first}" for first, last in _runs(self.tasks))
         return f"The {self.what} of update {self.update} is not finite (training tasks {numbers})."
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last number of each run of consecutive numbers; the numbers are sorted."""
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        yield members[0], members[-1]
 
 
 def at_least(least: int, value: int, name: str) -> int:

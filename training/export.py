@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from few_shot.export import Exported
 from training.command_line import clear_errors, parse_options
-from training.terminal import hide_warnings_of_others, print_result, say
+from training.terminal import print_result, say, tidy_warnings
 from training.trained import OwnCode, load_trained
 
 
@@ -37,7 +37,7 @@ class ExportOptions(OwnCode):
 def main(argv: Sequence[str] | None = None) -> Exported:
     """Export a checkpoint's learner, and print what was written."""
     with clear_errors():
-        hide_warnings_of_others()
+        tidy_warnings()
         options = parse_options(argv, "Write a learner's adaptation as one ONNX graph.", ExportOptions)
         learner = load_trained(options.checkpoint, options)
         say("Exporting takes some seconds, with many inner steps a minute.")

@@ -34,7 +34,7 @@ from training.labels import Labels, as_csv, counts
 from training.labels_page import SIZE, as_page, thumbnail
 from training.picture_lists import labelled_pictures, listed_pictures
 from training.run_folder import make_folder
-from training.terminal import hide_warnings_of_others, print_result, say
+from training.terminal import print_result, say, tidy_warnings
 from training.trained import OwnCode, load_trained
 
 #: Pictures that are read, and then predicted, at once.
@@ -79,7 +79,7 @@ class LabelOptions(OwnCode):
 def main(argv: Sequence[str] | None = None) -> Labels:
     """Label the pictures, print how many have each label, and write the table and the page."""
     with clear_errors():
-        hide_warnings_of_others()
+        tidy_warnings()
         return label(parse_options(argv, "Label new pictures after a few labelled ones of each class.", LabelOptions))
 
 

@@ -6,7 +6,7 @@ import platform
 
 from few_shot.private_parts import do_not_look_for_a_driver_again
 from training.experiment import RunOptions
-from training.terminal import hide_warnings_of_others
+from training.terminal import tidy_warnings
 
 
 def set_up_process(options: RunOptions) -> None:
@@ -16,7 +16,7 @@ def set_up_process(options: RunOptions) -> None:
     do_not_look_for_a_driver_again()
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    hide_warnings_of_others()
+    tidy_warnings()
 
 
 def keep_freed_memory() -> None:

@@ -3,10 +3,12 @@
 import os
 import sys
 import warnings
+from pathlib import Path
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+import few_shot
 from few_shot.files import printable
 
 #: Warnings of Lightning and PyTorch that a user of the command line can do nothing about: the beginning of each, and
@@ -27,6 +29,9 @@ NOT_THE_USERS_BUSINESS: list[tuple[str, type[Warning]]] = [
     # Lightning copies a part of PyTorch that PyTorch has since renamed.
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated.*", FutureWarning),
 ]
+#: Where the code lies whose warnings are shown without their place in it.
+OUR_CODE = (Path(few_shot.__file__).parent, Path(__file__).parent)
+FORMAT_OF_OTHERS = warnings.formatwarning  # Lightning has put its own here
 
 
 def is_first_process() -> bool:
@@ -50,7 +55,15 @@ def say(message: str) -> None:
         sys.stderr.flush()
 
 
-def hide_warnings_of_others() -> None:
-    """Keep the warnings above out of the user's terminal, and no others."""
+def tidy_warnings() -> None:
+    """Keep the warnings above out of the user's terminal, and show ours as a sentence, without a line of code."""
     for message, category in NOT_THE_USERS_BUSINESS:
         warnings.filterwarnings("ignore", message=message, category=category)
+    warnings.formatwarning = _on_its_own_line
+
+
+def _on_its_own_line(message, category, filename, lineno, line=None) -> str:
+    """A warning; on a new line if a progress bar may stand on this one."""
+    ours = any(folder in Path(filename).resolve().parents for folder in OUR_CODE)
+    text = f"Warning: {message}\n" if ours else FORMAT_OF_OTHERS(message, category, filename, lineno, line)
+    return ("\n" if getattr(tqdm, "_instances", ()) else "") + text

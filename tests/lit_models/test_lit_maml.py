@@ -101,9 +101,13 @@ def test_halving_schedule_by_hand(data):
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(data):
     lit_model = lit_maml(loss="test_lit_maml.infinite")
     start = flat(lit_model)
-    with pytest.raises(TrainingDiverged, match=r"loss of update 1 is not finite \(training tasks 0, 1, 2\)"):
+    with pytest.raises(TrainingDiverged, match=r"loss of update 1 is not finite \(training tasks 0 to 2\)"):
         train(lit_model, data)
     assert torch.equal(flat(lit_model), start)
+
+
+def test_the_tasks_of_a_loss_that_is_not_finite_are_named():
+    assert str(TrainingDiverged("loss", 3, [4, 7, 8, 9])).endswith("(training tasks 4, 7 to 9).")
 
 
 def test_a_gradient_that_is_not_finite_stops_too(data):
@@ -123,7 +127,7 @@ def test_a_skipped_update_leaves_the_weights_and_counts(data):
     lit_model = lit_maml(max_skipped_updates=1, weight_decay=0.1)
     spoil(lit_model, 1)
     start = flat(lit_model)
-    with pytest.warns(match=r"^The gradient of update 1 is not finite \(training tasks 0, 1, 2\)\. The update is skip"):
+    with pytest.warns(match=r"^The gradient of update 1 is not finite \(training tasks 0 to 2\)\. The update is skip"):
         trainer = train(lit_model, data)
     assert torch.equal(flat(lit_model), start)
     assert trainer.global_step == 1
