@@ -30,7 +30,7 @@ NOT_THE_USERS_BUSINESS: list[tuple[str, type[Warning]]] = [
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated.*", FutureWarning),
 ]
 #: Where the code lies whose warnings are shown without their place in it.
-OUR_CODE = (Path(few_shot.__file__).parent, Path(__file__).parent)
+OUR_CODE = [Path(file).resolve().parent for file in (few_shot.__file__, __file__)]
 FORMAT_OF_OTHERS = warnings.formatwarning  # Lightning has put its own here
 
 
@@ -63,7 +63,7 @@ def tidy_warnings() -> None:
 
 
 def _on_its_own_line(message, category, filename, lineno, line=None) -> str:
-    """A warning; on a new line if a progress bar may stand on this one."""
+    """A warning as it is shown: on a new line, if a progress bar stands on this one."""
     ours = any(folder in Path(filename).resolve().parents for folder in OUR_CODE)
     text = f"Warning: {message}\n" if ours else FORMAT_OF_OTHERS(message, category, filename, lineno, line)
     return ("\n" if getattr(tqdm, "_instances", ()) else "") + text
