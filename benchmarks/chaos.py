@@ -95,7 +95,7 @@ def kill_in_writing(moment: int) -> Callable[[], None]:
             step()
             write(path, content, keep)
 
-        os.fsync, Path.replace, whole_files._write = fsync, rename, write_in_halves  # type: ignore[method-assign]
+        os.fsync, Path.replace, whole_files._write = fsync, rename, write_in_halves  # type: ignore[method-assign, assignment]
 
     return set_up
 

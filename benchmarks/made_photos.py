@@ -82,8 +82,8 @@ def draw(name: str, rng: np.random.Generator) -> Image.Image:
     width, height = ((240, 180), (180, 240))[rng.integers(2)]
     ground = rng.normal(0, 1, (height // 12, width // 12, 3)) * 18 + rng.uniform(60, 200, 3)
     picture = Image.fromarray(ground.clip(0, 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    middle = [(side - size) / 2 + rng.uniform(-0.1, 0.1) * SIDE for side in (width, height)]
-    picture.paste(fill, tuple(round(x) for x in middle), mask)
+    left, top = (round((side - size) / 2 + rng.uniform(-0.1, 0.1) * SIDE) for side in (width, height))
+    picture.paste(fill, (left, top), mask)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
     pixels = np.asarray(picture) * rng.uniform(0.75, 1.1) + rng.normal(0, 7, (height, width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

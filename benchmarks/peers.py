@@ -42,7 +42,7 @@ def plain_loop(problem: Problem) -> Step:
 
     def query_losses():
         for support_x, support_y, query_x, query_y in problem.tasks():
-            weights = dict(model.named_parameters())
+            weights: dict[str, Tensor] = dict(model.named_parameters())
             for _ in range(problem.steps):
                 support_loss = loss(functional_call(model, weights, (support_x,)), support_y)
                 gradients = torch.autograd.grad(support_loss, list(weights.values()), create_graph=second_order)
@@ -94,7 +94,7 @@ def higher(problem: Problem) -> Step:
                     fast = list(functional.parameters())
                     gradients = torch.autograd.grad(query_loss, fast)
                     pairs = zip(model.parameters(), gradients, strict=True)
-                    query_loss = sum((p * g).sum() for p, g in pairs)
+                    query_loss = torch.stack([(p * g).sum() for p, g in pairs]).sum()
                 yield query_loss
 
     return _task_by_task(problem, query_losses)

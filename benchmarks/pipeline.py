@@ -169,7 +169,7 @@ def whole_run(flags: tuple[str, ...], device: str) -> Rival:
             record = RunRecord(folder, experiment.config, partial(folder.record, experiment.config, device), False)
             with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
                 trainer = build_trainer(experiment, world_of(experiment), folder, data.metric, record=record)
-                trainer.callbacks.append(stopwatch)
+                trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
                 trainer.fit(lit_model, datamodule=data)
         return stopwatch.seconds / (UPDATES - WARM_UP)
 

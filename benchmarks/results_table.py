@@ -132,7 +132,7 @@ def _result(test: dict[str, Any], steps: list[int] | None) -> str:
     return " / ".join(shown) + metric.unit
 
 
-def _result_of(row: dict[str, float], scale: float, digits: int, signed: bool = False) -> str:
+def _result_of(row: dict[str, Any], scale: float, digits: int, signed: bool = False) -> str:
     return f"{scale * row['mean']:{'+' if signed else ''}.{digits}f} ± {scale * row['ci95']:.{digits}f}"
 
 

@@ -89,9 +89,9 @@ def on_device(rivals: Sequence[str], device: str) -> list[str]:
 
 def check(facts: dict[str, dict]) -> None:
     """Compare everybody's gradients (or losses) with the plain loop's; whoever is off is not timed."""
-    oracle = {bits: facts[ORACLE].get(f"result_{bits}") for bits in (64, 32)}
-    if oracle[64] is None:
+    if facts[ORACLE].get("result_64") is None:
         raise SystemExit(f"the plain loop failed: {facts[ORACLE]}")
+    oracle = {bits: facts[ORACLE][f"result_{bits}"] for bits in (64, 32)}
     for fact in facts.values():
         for bits, right in oracle.items():
             result = fact.pop(f"result_{bits}", None)

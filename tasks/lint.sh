@@ -13,7 +13,7 @@ echo "ruff format"
 python -m ruff format --check . || FAILURE=true
 
 echo "mypy"
-python -m mypy few_shot training || FAILURE=true
+python -m mypy || FAILURE=true
 
 echo "shellcheck"
 shellcheck tasks/*.sh .ci/run || FAILURE=true
