@@ -90,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def report_of_one(folder: RunFolder) -> str:
     """The page of one run, from the files in its folder."""
-    config, result = folder.config(), folder.result()
+    config = folder.config()
     title = f"{algorithm_name(config)} on {config.get('data_class', 'unknown data')}"
     parts = [f"<p>{text(folder.path.absolute())}</p>"]
-    parts.append(_section("Test", "<p>The run was not tested.</p>" if result is None else result_table(result)))
+    parts.append(_tests(folder))
     if folder.has_old_test:
         parts.append(f"<p>The test is from before the run was resumed, and {text(_since(folder))}</p>")
     pictures = [_figure(svg, caption) for name, caption in PICTURES.items() if (svg := folder.picture(name))]
@@ -132,6 +132,15 @@ def report_of_several(folders: Sequence[RunFolder]) -> str:
             f"<details><summary>{text(name)}: command, cost, versions, settings</summary>{_record(folder)}</details>"
         )
     return page(f"{len(folders)} runs on {configs[0].get('data_class', 'unknown data')}", "\n".join(parts), STYLE)
+
+
+def _tests(folder: RunFolder) -> str:
+    """What the run was tested with; of a published result, each test."""
+    if published := folder.published_results():
+        titles = {n: f"Test with {n} {'query' if n == 1 else 'queries'}" for n in published}
+        return "\n".join(_section(titles[n], result_table(result)) for n, result in published.items())
+    result = folder.result()
+    return _section("Test", "<p>The run was not tested.</p>" if result is None else result_table(result))
 
 
 def _since(folder: RunFolder) -> str:

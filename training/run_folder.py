@@ -80,6 +80,7 @@ class RunFolder:
     ``curves.png``, ``steps.png``  pictures, each as ``.svg`` too: training and validation, the test against inner
                                    steps; ``fit`` or ``sheet``, a test task; ``gradients``, if they were logged
     ``report.html``                all of this on one page
+    ``test_<n>query.json``         in a published result: the result of a test with n queries
     ============================== ====================================================================
 
     Writing methods write in the first process only. A file that is rewritten is written whole; rows are added to
@@ -368,6 +369,12 @@ class RunFolder:
         """The test's summary; None if there is none."""
         path = self.path / "test_metrics.json"
         return read_json(path, RESULT) if path.is_file() else None
+
+    def published_results(self) -> dict[int, dict[str, Any]]:
+        """The summaries of a published result's tests, by their numbers of queries; none in a run's own folder."""
+        names = [re.fullmatch(r"test_(\d+)query\.json", path.name) for path in self.path.glob("test_*query.json")]
+        found = sorted((int(name[1]), self.path / name[0]) for name in names if name)
+        return {queries: read_json(path, RESULT) for queries, path in found}
 
     def test_classes(self) -> list[str] | None:
         """The classes of the test; None where they are not on record, or there are no classes."""

@@ -12,8 +12,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import yaml
+from helpers import ROOT
 
+from few_shot.metrics import METRICS
 from training import pictures_of_run, report
+from training.report_tables import number
 from training.run_folder import RunFolder
 from training.run_names import run_names
 
@@ -73,6 +76,20 @@ def test_nothing_on_a_report_comes_from_elsewhere(maml_and_joint, tmp_path):
         assert [link for link in Tables(page).fetched if not link.startswith(("data:image/", "#"))] == []
         assert "default-src 'none'" in page and "@import" not in page
         assert set(re.findall(r"url\((.)", page)) <= {"#"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tests"), [("omniglot_5way_1shot", ["1 query", "15 queries"]), ("sinusoid_10shot", ["100 queries"])]
+)
+def test_the_report_of_a_published_result_holds_each_of_its_tests(name, tests, tmp_path):
+    folder = ROOT / "benchmarks" / "results" / name
+    page = page_of(RunFolder(folder), tmp_path=tmp_path)
+    for test in tests:
+        result = json.loads((folder / f"test_{test.split()[0]}query.json").read_text())
+        shown = page.split(f"<h2>Test with {test}</h2>")[1].split("</section>")[0]
+        metric = METRICS[result["metric"]]
+        assert number(metric, result["mean"], result["ci95"]) in shown
+    assert page.count("<h2>Test") == len(tests)
 
 
 def test_several_runs_are_compared_episode_by_episode(maml_and_joint, tmp_path):
