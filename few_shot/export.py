@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from few_shot.files import given_path
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.onnx.check import DRAWS, TOLERANCE, Episode, Judge, check_network, draw
 from few_shot.samples import Inputs, input_shape_of
+from few_shot.whole_files import write_together
 
 #: The version of ``export.json``.
 FORMAT = 1
@@ -58,7 +58,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
 
     Args:
         lit_model: the learner; it stays as it is.
-        folder: where to write. An export that is there is replaced.
+        folder: where to write. The files of an export that is there are replaced; others stay.
         steps: inner steps in the graph, K; None for test_inner_loop_steps.
 
     Raises:
@@ -82,9 +82,8 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
     graph, network = adaptation_graph(adaptation), network_graph(learner, shape)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as temporary:
-            new = Path(temporary) / "new"  # with the rights of any folder, which a temporary one does not have
-            new.mkdir()
+        with tempfile.TemporaryDirectory() as temporary:
+            new = Path(temporary)
             graph.save(new / ADAPT, external_data=False)
             network.save(new / MODEL, external_data=False)
             save_learner(learner, new / WEIGHTS)
@@ -108,12 +107,12 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
                 "example": {"file": EXAMPLE, "tolerance": TOLERANCE, **checked[0].record},
             }
             (new / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            new.rename(folder)
+            files = {file.name: file.read_bytes() for file in sorted(new.iterdir())}
+        folder.mkdir(exist_ok=True)
+        write_together({folder / name: content for name, content in files.items()})
     except OSError as error:
-        raise BadInput(f"{folder} cannot be written ({error.strerror}).") from error
-    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+        raise BadInput(f"{error.filename or folder} cannot be written ({error.strerror}).") from error
+    sizes = {name: len(content) for name, content in files.items()}
     return Exported(folder, sizes, max(c.difference for c in checked), checked[0].milliseconds)
 
 

@@ -201,6 +201,19 @@ def test_a_folder_of_something_else_is_left_alone(sine, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_an_export_is_replaced_and_what_lies_beside_it_stays(sine, tmp_path, monkeypatch):
+    page, link = tmp_path / "site" / "index.html", tmp_path / "link"
+    sine[0].export(page.parent, steps=1)
+    page.write_text("my page")
+    link.symlink_to(page.parent)
+    monkeypatch.chdir(page.parent)
+    for folder, steps in ((".", 2), (link, 3)):
+        exported = sine[0].export(folder, steps=steps)
+        assert json.loads((page.parent / "export.json").read_text())["steps"] == steps
+        assert {file.name for file in page.parent.iterdir()} == {*exported.sizes, "index.html"}
+    assert page.read_text() == "my page" and link.is_symlink()
+
+
 def test_without_the_extra_it_is_said_what_to_install(sine, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"onnxruntime, not installed: pip install onnx onnxscript onnxruntime\."):

@@ -40,7 +40,7 @@ MAY_IMPORT["confusion"] = {"episodes", "errors", "evaluating", "figure_style", "
 MAY_IMPORT["samples"] = {"data", "errors", "files", "limits"}
 MAY_IMPORT["adapted"] = {"errors", "samples"}
 MAY_IMPORT["onnx"] = {"adaptation", "episodes", "errors", "inner_optimizers", "lit_models", "private_parts"}
-MAY_IMPORT["export"] = {"checkpoint", "errors", "files", "lit_models", "metrics", "onnx", "samples"}
+MAY_IMPORT["export"] = {"checkpoint", "errors", "files", "lit_models", "metrics", "onnx", "samples", "whole_files"}
 MAY_IMPORT["learner"] = {*MAY_IMPORT} - {"fast_path", "private_parts"}
 #: Parts that know no Lightning.
 WITHOUT_LIGHTNING = {*MAY_IMPORT} - {"data", "lit_models", "learner"}
