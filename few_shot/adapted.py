@@ -1,5 +1,7 @@
 """A learner after it has adapted to one task: it predicts, and no longer learns."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,8 @@ class Adapted:
         """
         samples = self._inputs.tensor(x, self._like)
         parts = [samples] if self._transductive or len(samples) == 0 else samples.split(AT_ONCE)
-        outputs = torch.cat([self.model(part) for part in parts])
+        with enough_for_batch_norm():
+            outputs = torch.cat([self.model(part) for part in parts])
         if not outputs.isfinite().all():
             raise BadInput(
                 "The adapted model's outputs are not finite: take fewer inner steps (steps=1), or look for samples or "
@@ -72,6 +75,19 @@ class Adapted:
     def __repr__(self) -> str:
         what = "regression" if self.classes is None else f"classes {np.array2string(self.classes, threshold=6)}"
         return f"Adapted({type(self.model).__name__}, {what})"
+
+
+@contextmanager
+def enough_for_batch_norm() -> Iterator[None]:
+    """BadInput instead of PyTorch's own error where batch norm has one value of a channel, and nothing to norm."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BadInput(
+            f"There are too few samples x for the model's batch norm ({error}): give more, or larger pictures."
+        ) from error
 
 
 def _array(outputs: Tensor) -> NDArray:

@@ -187,7 +187,8 @@ def save_learner(learner: Any, path: str | Path) -> None:
     except OSError as error:
         raise CannotWrite(path, error) from error
     if path.suffix == ".safetensors":
-        weights = {name: value.contiguous() for name, value in weights.items()}
+        # each a copy, for the format knows no weight under two names
+        weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
         write_whole(path, save(weights, metadata={"few_shot": json.dumps(facts)}))
     else:  # with what a Trainer wants to see in a checkpoint that it tests
         of_a_trainer = {"pytorch-lightning_version": version("pytorch-lightning"), "epoch": 0, "global_step": 0}

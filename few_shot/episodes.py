@@ -32,7 +32,7 @@ class EpisodeBatch(NamedTuple):
     """A batch of T episodes; K shots, Q query samples, N ways (1 for regression).
 
     Class labels are int64 ``[T, n]``; regression targets keep their output dimension, ``[T, n, 1]``. A sample with the
-    label ``IGNORED`` fills a task up, and does not count.
+    label ``IGNORED`` fills a task up: it has no loss and is of no class. Batch norm sees it all the same.
     """
 
     support_x: Tensor  # [T, N*K, ...]
@@ -58,8 +58,13 @@ def number_type(module: Any) -> torch.dtype:
     return next((p.dtype for p in weights if p.is_floating_point()), None) or module.dtype
 
 
-def as_episodes(batch: Any, dtype: torch.dtype) -> EpisodeBatch:
+def as_episodes(batch: Any, dtype: torch.dtype, of_classes: bool | None = None) -> EpisodeBatch:
     """A batch that a person's own data gave: numbers get the model's type, and labels int64.
+
+    Args:
+        batch: what the data gave.
+        dtype: the model's number type.
+        of_classes: whether whole numbers to predict are labels; None if that is not known, and then they are.
 
     Raises:
         BadInput: it is no :class:`EpisodeBatch` of tensors.
@@ -72,11 +77,12 @@ def as_episodes(batch: Any, dtype: torch.dtype) -> EpisodeBatch:
             f"The data gives batches of type {what}: they must be few_shot.episodes.EpisodeBatch, five tensors "
             "(support_x, support_y, query_x, query_y, index)."
         )
-    if all(x.dtype == dtype or x.dtype == torch.int64 for x in batch):
-        return batch
-    found = {name: x.to(dtype) if x.is_floating_point() else x for name, x in batch._asdict().items()}
-    labels = {n: found[n].long() for n in ("support_y", "query_y") if not found[n].is_floating_point()}
-    return EpisodeBatch(**{**found, **labels})
+    targets = dtype if of_classes is False else torch.int64
+    types = {"support_y": targets, "query_y": targets}
+    found = {
+        name: x.to(dtype if x.is_floating_point() else types.get(name, x.dtype)) for name, x in batch._asdict().items()
+    }
+    return EpisodeBatch(**found)
 
 
 def philox_4x32(counter: tuple[Any, ...], key: tuple[np.uint64, np.uint64]) -> tuple[NDArray, ...]:

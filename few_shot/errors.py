@@ -61,7 +61,11 @@ def check_alike(predictions: Sequence[int], targets: Sequence[int]) -> None:
         )
 
 
-def above_zero(name: str, value: float | None) -> None:
-    """Raise BadInput with the argument's name unless the value is above zero, or None."""
-    if value is not None and not value > 0:
-        raise BadInput(f"{name}={value} must be above 0.")
+def above_zero(name: str, value: float, or_zero: bool = False) -> None:
+    """Raise BadInput with the argument's name unless the value is a number above zero, or zero if that is allowed."""
+    try:
+        fits = value >= 0 if or_zero else value > 0
+    except TypeError:
+        raise BadInput(f"{name}={value!r} must be a number.") from None
+    if not fits:
+        raise BadInput(f"{name}={value} must {'not be negative' if or_zero else 'be above 0'}.")

@@ -10,13 +10,18 @@ from torch import Tensor
 
 @contextmanager
 def evaluating(lit_model: Any) -> Iterator[None]:
-    """In evaluation mode, without a graph; afterwards each layer is in its mode again. Inner loops have gradients."""
+    """In evaluation mode, without a graph, on tasks that are not a Trainer's: they may have any number of shots.
+
+    Inner loops have gradients. Afterwards each layer is in its mode again.
+    """
     modes = {module: module.training for module in lit_model.modules()}
+    shots, lit_model.shots = lit_model.shots, None
     lit_model.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
+        lit_model.shots = shots
         for module, training in modes.items():
             module.training = training
 

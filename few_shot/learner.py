@@ -4,6 +4,7 @@ A learner is a dataclass. Its fields are the arguments of its algorithm in ``few
 """
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,12 +19,13 @@ import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor, nn
 
-from few_shot.adapted import Adapted
+from few_shot.adapted import Adapted, enough_for_batch_norm
 from few_shot.checkpoint import find_checkpoint, load_learner, save_learner
 from few_shot.data.base import EpisodeDataModule
 from few_shot.errors import BadInput, at_least
 from few_shot.evaluation import EpisodeResults
 from few_shot.export import Exported, export
+from few_shot.files import shortened
 from few_shot.lit_models import (
     LitANIL,
     LitBOIL,
@@ -39,7 +41,7 @@ from few_shot.lit_models.base import LitMetaLearner, OuterSchedule
 from few_shot.lit_models.objective import loss_name
 from few_shot.lit_models.trainer_settings import one_device, refuse_copies
 from few_shot.plots import draw_fit
-from few_shot.samples import Inputs, encode, input_shape_of
+from few_shot.samples import Inputs, encode, input_shape_of, takes_symbols
 from few_shot.sheets import can_draw_sheet, draw_sheet
 
 if TYPE_CHECKING:
@@ -208,24 +210,21 @@ class Learner:
         support_y = support_y.to(like.device, like.dtype if classes is None else torch.int64)
         steps = lit_model.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
         number = None if classes is None else len(classes)
-        try:
+        with enough_for_batch_norm():
             model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise BadInput(
-                f"There are too few samples x for the model's batch norm ({error}): give more, or larger pictures."
-            ) from error
         return Adapted(model, inputs, classes, like, flat=np.ndim(y) == 1, transductive=transductive)
 
-    def plot(self, data: pl.LightningDataModule, *, episode: int = 0, steps: Sequence[int] | None = None) -> "Figure":
+    def plot(
+        self, data: pl.LightningDataModule, *, episode: int = 0, steps: int | Sequence[int] | None = None
+    ) -> "Figure":
         """Draw how the learner adapts to one test task, a curve or pictures; ``.savefig(path)`` writes it.
 
         Args:
             data: the data module of the tasks.
             episode: the number of the test task, from 0.
-            steps: the inner steps after which a curve is drawn, 0 for before adaptation; None for 0, 1 and 10.
-                Pictures are shown before and after the largest of them; None for test_inner_loop_steps.
+            steps: the inner steps after which a curve is drawn, 0 for before adaptation; None for 0, 1 and 10. One
+                number is that and 0. Pictures are shown before and after the largest of them; None for
+                test_inner_loop_steps.
 
         Raises:
             BadInput: the tasks are neither, the learner has no inner loop for a curve, or matplotlib is missing.
@@ -237,7 +236,7 @@ class Learner:
                 "from it."
             )
         if steps is not None:
-            steps = [at_least(0, step, "steps") for step in steps]
+            steps = [at_least(0, step, "steps") for step in (steps if isinstance(steps, Iterable) else (0, steps))]
         data.prepare_data()
         data.setup("test")
         if can_draw_sheet(data):
@@ -249,7 +248,7 @@ class Learner:
         """How what a person gives becomes the model's inputs."""
         facts = self.lit_model.data_facts or {}
         shape = facts.get("input_shape") or input_shape_of(self.lit_model.model)
-        return Inputs(shape, facts.get("preprocessing"))
+        return Inputs(shape, facts.get("preprocessing"), takes_symbols(self.lit_model.model))
 
     def read(self, x: Any) -> Tensor:
         """Samples ``[n, ...]`` as the model takes them. :meth:`adapt` and the adapted model take these too.
@@ -491,7 +490,17 @@ class _Batches:
 
 
 def _as_argument(data: pl.LightningDataModule | Iterable, name: str) -> dict[str, Any]:
-    """The data as a Trainer's argument: a data module as such, anything else as loaders, which it calls ``name``."""
+    """The data as a Trainer's argument: a data module as such, anything else as loaders, which it calls ``name``.
+
+    Raises:
+        BadInput: it is neither a data module nor an iterable.
+    """
+    if isinstance(data, str | os.PathLike):
+        path = shortened(data)
+        raise BadInput(f"The data is the path {path}: give ImageFolders({path!r}) for pictures in class folders.")
+    if isinstance(data, type) or not any(hasattr(data, way) for way in ("setup", "__iter__", "__getitem__")):
+        what = f"the class {data.__name__}" if isinstance(data, type) else shortened(data)
+        raise BadInput(f"The data is {what}: give a data module, such as Sinusoid(), or a list of EpisodeBatch.")
     return {"datamodule": data} if isinstance(data, pl.LightningDataModule) else {name: _Batches(data)}
 
 

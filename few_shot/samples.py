@@ -22,12 +22,14 @@ class Inputs:
     Args:
         shape: of one input, such as ``(3, 84, 84)``; None if it is not known.
         how: how pictures were prepared for the training; None if nothing is known of it.
+        of_symbols: whether whole numbers stay such, for a model that looks them up in a table.
 
     Raises:
         BadInput: the checkpoint that they come from is damaged.
     """
 
-    def __init__(self, shape: Sequence[int] | None, how: Preprocessing | None) -> None:
+    def __init__(self, shape: Sequence[int] | None, how: Preprocessing | None, of_symbols: bool = False) -> None:
+        self.of_symbols = of_symbols
         self.scaled = how is not None  # the training's pictures were, from 0 to 1
         self.shape = None if shape is None else tuple(shape)
         if self.shape is not None and not all(type(n) is int and 0 < n <= COUNT for n in self.shape):
@@ -80,7 +82,8 @@ class Inputs:
     def _numbers(self, x: Any, like: Tensor) -> Tensor:
         x = list(x) if isinstance(x, Iterator) else x
         try:
-            numbers = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(like.device, like.dtype)
+            numbers = torch.as_tensor(np.asarray(x) if not isinstance(x, Tensor) else x).to(like.device)
+            numbers = numbers.long() if self.of_symbols and not numbers.is_floating_point() else numbers.to(like.dtype)
         except (TypeError, ValueError) as error:
             raise BadInput(f"The inputs are no numbers [n, ...] ({error}).") from error
         if self.shape == (1,) and numbers.dim() == 1:
@@ -89,6 +92,11 @@ class Inputs:
             wanted = ", ".join(map(str, self.shape))
             raise BadInput(f"The inputs have the shape {list(numbers.shape)}: the model takes [n, {wanted}].")
         return numbers
+
+
+def takes_symbols(model: nn.Module) -> bool:
+    """Whether a model looks its inputs up in a table, such as words."""
+    return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules())
 
 
 def input_shape_of(model: nn.Module) -> tuple[int, ...] | None:

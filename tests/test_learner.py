@@ -631,6 +631,123 @@ def test_a_plot_sets_up_its_data_and_says_what_it_cannot_draw(tmp_path):
     assert wave.plot(Sinusoid(), steps=[0, 1]).axes
 
 
+def test_a_score_on_classes_that_were_trained_on_is_refused(tmp_path):
+    write_random_class_folders(tmp_path, classes=12, images=4)
+    sizes = {"data_dir": str(tmp_path / "train"), "image_size": 16, "episode_classes": 2, "query_samples": 1}
+    sizes |= {"test_query_samples": 1, "test_episodes": 3}
+    learner = ProtoNet(small_conv()).fit(ImageFolders(**sizes), max_steps=1)
+    assert learner.score(ImageFolders(**sizes)).mean is not None
+    learner.save(tmp_path / "a.ckpt")
+    with pytest.raises(BadInput, match=r"The model was trained on .* of the test split"):
+        load(tmp_path / "a.ckpt").score(ImageFolders(**sizes, split_seed=1))
+
+
+@pytest.mark.parametrize("cls", [MAML, ProtoNet])
+def test_a_fit_that_was_interrupted_leaves_nothing_of_its_tasks(cls, tmp_path):
+    """A plot of tasks with other shots is as if there had been no fit."""
+    pytest.importorskip("matplotlib")
+    write_random_class_folders(tmp_path, classes=6, images=6)
+    sizes = {"data_dir": str(tmp_path), "image_size": 16, "episode_classes": 2, "query_samples": 1}
+    learner = cls(Conv4(SHAPE, 2, width=4))
+    plain = copy.deepcopy(learner)
+    trainer = pl.Trainer(max_steps=2, callbacks=[Interrupts()], logger=False, enable_checkpointing=False)
+    with pytest.raises(KeyboardInterrupt):
+        learner.fit(ImageFolders(**sizes, test_query_samples=1, support_samples=1), trainer=trainer)
+    learner.lit_model.load_state_dict(plain.lit_model.state_dict())
+    photos = ImageFolders(**sizes, test_query_samples=1, support_samples=3)
+    ours, oracle = ([t.get_text() for t in one.plot(photos).axes[0].texts] for one in (learner, plain))
+    assert ours == oracle
+
+
+def test_proto_net_keeps_a_support_set_of_its_own():
+    learner, x = ProtoNet(small_conv()), np.random.default_rng(0).random((6, *SHAPE), np.float32)
+    adapted, new = learner.adapt(x, [0, 1, 2] * 2, transductive=True), torch.rand(4, *SHAPE)
+    before = adapted.predict_proba(new)
+    x[:] = 0
+    assert np.array_equal(adapted.predict_proba(new), before)
+
+
+class Tied(torch.nn.Module):
+    """Two layers with one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+        self.second.weight = self.first.weight
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("file", ["a.ckpt", "a.safetensors"])
+def test_a_model_with_one_weight_under_two_names_is_saved(file, tmp_path):
+    learner = MAML(Tied(), metric="accuracy")
+    learner.save(tmp_path / file)
+    loaded = load(tmp_path / file, model=Tied()).lit_model.model
+    assert torch.equal(loaded.second.weight, learner.model.first.weight) and loaded.first.weight is loaded.second.weight
+
+
+class Words(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.table(x).mean(-2))
+
+
+@pytest.mark.parametrize("as_given", [torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.int])
+def test_a_model_of_words_takes_whole_numbers(as_given):
+    words, y = torch.randint(20, (1, 6, 5)), torch.tensor([[0, 1, 2] * 2])
+    learner = MAML(Words(), inner_lr=0.5).fit([EpisodeBatch(words, y, words, y, torch.tensor([0]))], max_steps=2)
+    adapted = learner.adapt(as_given(words[0]), list("abc" * 2), steps=30)
+    assert "".join(adapted.predict(as_given(words[0]))) == "abc" * 2
+
+
+def test_targets_of_regression_may_be_whole_numbers():
+    x, y = torch.rand(1, 6, 1), torch.arange(6)[None, :, None]
+    batches = [[EpisodeBatch(x, targets, x, targets, torch.tensor([0]))] for targets in (y, y.float())]
+    learners = [MAML(SinusoidMLP(width=4), loss="mse_loss", metric="mse") for _ in batches]
+    learners[1].lit_model.load_state_dict(learners[0].lit_model.state_dict())
+    ours, oracle = (one.fit(of, max_steps=2).score(of).mean for one, of in zip(learners, batches, strict=True))
+    assert ours == oracle
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: ProtoNet(torch.nn.Identity()), "Identity has no weights"),
+        (lambda: MAML(torch.nn.Flatten()), "Flatten has no weights"),
+        (lambda: MAML(small_conv(), inner_lr="0.01"), "inner_lr='0.01' must be a number"),
+        (lambda: MAML(small_conv(), outer_lr=None), "outer_lr=None must be a number"),
+        (lambda: MAML(small_conv(), weight_decay="no"), "weight_decay='no' must be a number"),
+        (lambda: MAML(small_conv(), first_order="no"), "first_order='no' must be True or False"),
+        (lambda: MAML(small_conv()).fit(None), "The data is None: give a data module"),
+        (lambda: MAML(small_conv()).fit(5), "The data is 5: give a data module"),
+        (lambda: MAML(small_conv()).score(Sinusoid), "The data is the class Sinusoid: give a data module, such as"),
+        (lambda: MAML(small_conv()).fit("photos"), "The data is the path photos: give ImageFolders"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(call, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        call()
+
+
+def test_one_sample_that_batch_norm_cannot_use_is_refused():
+    learner = MAML(BatchNormMLP((1,), 1), metric="mse")
+    adapted = learner.adapt(torch.rand(4, 1), [1.0, 2.0, 3.0, 4.0], steps=1, transductive=True)
+    with pytest.raises(BadInput, match="too few samples x for the model's batch norm"):
+        adapted.predict(torch.rand(1, 1))
+
+
+def test_a_plot_takes_one_number_of_steps():
+    pytest.importorskip("matplotlib")
+    (axis,) = MAML(SinusoidMLP(width=4)).plot(Sinusoid(), steps=3).axes
+    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert [label.partition(",")[0] for label in labels[2:]] == ["before adaptation", "after 3 steps"]
+
+
 def test_a_trainer_that_trains_copies_is_refused():
     trainer = pl.Trainer(max_steps=1, accelerator="cpu", devices=2, strategy="ddp_fork", logger=False)
     with pytest.raises(BadInput, match="starts its processes as copies"):

@@ -111,7 +111,8 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None:
                 at_least(1, value, name)
-        above_zero("track_grad_norm", self.track_grad_norm)
+        if self.track_grad_norm is not None:
+            above_zero("track_grad_norm", self.track_grad_norm)
         if self.strategy not in STRATEGIES:
             raise BadInput(f"--strategy={self.strategy} cannot be used: choose one of {', '.join(STRATEGIES)}.")
         for name in ("limit_val_batches", "limit_test_batches", "ensemble", "stop_early", "seed"):

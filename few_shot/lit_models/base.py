@@ -93,9 +93,9 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         above_zero("outer_lr", outer_lr)
-        above_zero("gradient_clip_val", gradient_clip_val)
-        if weight_decay < 0:
-            raise BadInput(f"weight_decay={weight_decay} must not be negative.")
+        if gradient_clip_val is not None:
+            above_zero("gradient_clip_val", gradient_clip_val)
+        above_zero("weight_decay", weight_decay, or_zero=True)
         check_model(model)
         self.model = torch.func.replace_all_batch_norm_modules_(model)
         self.given = {"loss": loss_name(loss), "metric": metric}
@@ -116,7 +116,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self._collector = EpisodeCollector()
         self._results: EpisodeResults | None = None
         self._data_facts: dict[str, Any] | None = None
-        self._shots: int | None = None
+        self.shots: int | None = None  # of every class in the Trainer's tasks; None where it is not known
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a process that is sent it, finds the fast path again: it consists of inner functions."""
@@ -187,7 +187,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         The Trainer's data module knows the shots. So a GPU need not wait until labels are read.
         """
         samples = support_y.shape[1]
-        return samples // self._shots if self._shots is not None and samples % self._shots == 0 else None
+        return samples // self.shots if self.shots is not None and samples % self.shots == 0 else None
 
     @property
     def results(self) -> EpisodeResults | None:
@@ -275,16 +275,18 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         if stage in ("validate", "test"):
             self._results = None
         data = data_module(self.trainer)
-        self._shots = getattr(data, "shots_of_every_class", None)
+        self.shots = getattr(data, "shots_of_every_class", None)
         if data is not None and stage == "fit":
             self.remember_data(data)
+        if data is not None and stage == "test" and hasattr(data, "refuse_trained_classes"):
+            data.refuse_trained_classes(self.data_facts or {})
         known = {"loss": self.objective.loss_name, "metric": self.objective.metric_name} if stage != "fit" else {}
         loss, metric = (v or known.get(name) or getattr(data, name, None) for name, v in self.given.items())
         if data is not None and (loss, metric) != (self.objective.loss_name, self.objective.metric_name):
             self.objective = Objective(loss, metric)
 
     def teardown(self, stage: str) -> None:
-        self._shots = None
+        self.shots = None
 
     def remember_data(self, data: Any) -> None:
         """Take down what a checkpoint is to say of the data of the training; a Trainer does it at the start."""
@@ -349,7 +351,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for p in parameters:
             p.grad = None  # zero_grad would open a profiled section for it
-        batch = as_episodes(batch, number_type(self))
+        batch = as_episodes(batch, number_type(self), self.is_of_classes)
         scores, loss, share = add_up_gradient(self, batch)
         diverged = what_diverged(self.global_step + 1, batch.index, scores.loss, parameters, self.trainer)
         if diverged is None:
@@ -405,7 +407,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def predict_step(self, batch: EpisodeBatch, batch_idx: int) -> Tensor:
         """The query samples' predictions after adaptation to their tasks' support sets: ``[T, N*Q, N]`` of classes."""
-        with without_graph(as_episodes(batch, number_type(self))) as batch:
+        with without_graph(as_episodes(batch, number_type(self), self.is_of_classes)) as batch:
             return self.test_predictions(batch, [self.test_inner_loop_steps])[0]
 
     def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
@@ -414,7 +416,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             return [self.scores(predictions, batch.query_y) for predictions in self.test_predictions(batch, steps)]
 
     def _evaluate(self, batch: EpisodeBatch, steps: list[int]) -> None:
-        batch = as_episodes(batch, number_type(self))
+        batch = as_episodes(batch, number_type(self), self.is_of_classes)
         scores = self.step_scores(batch, steps)
         self._collector.add(batch.index, steps, scores, self.objective.metric(batch.query_y).name)
 

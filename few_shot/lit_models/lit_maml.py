@@ -14,7 +14,7 @@ from few_shot.errors import above_zero, at_least
 from few_shot.evaluating import evaluating, usable
 from few_shot.fast_path.folded import folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
-from few_shot.lit_models.adapted_model import check_outputs, with_weights
+from few_shot.lit_models.adapted_model import FirstOutputs, check_outputs, with_weights
 from few_shot.lit_models.base import LitMetaLearner, TaskScores
 from few_shot.lit_models.fixed_norm import fix_norms
 from few_shot.recomputation import Recomputation
@@ -187,13 +187,17 @@ class LitMAML(LitMetaLearner):
     def adapted_model(
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
-        if classes is not None:
-            check_outputs(self.model, classes, support_x)
         with evaluating(self), self._only_outputs(classes):
             support_x, support_y = usable(support_x), usable(support_y)
+            outputs = classes
+            if classes is not None:
+                outputs = self.vectorised()({}, support_x[None, :2]).shape[-1]  # of two samples, for batch norm
+                check_outputs(outputs, classes)
             # Not one step further: batch norm stays at the step that led to the last weights.
             adapted = islice(self.adapt(support_x[None], support_y[None], steps), steps, None)
-            model = with_weights(self.model, next(adapted), classes).eval()
+            model = with_weights(self.model, next(adapted)).eval()
+            if classes is not None and outputs != classes:
+                model = FirstOutputs(model, classes)
         if not transductive:
             fix_norms(model, support_x)
         return model

@@ -58,11 +58,11 @@ class LitProtoMAML(LitWithoutHead, LitMAML):
         self, support_x: Tensor, support_y: Tensor, steps: int, classes: int | None = None, transductive: bool = False
     ) -> nn.Module:
         """Body and head, a linear layer with an output for each class; there may be any number of them."""
-        with evaluating(self), self.other_tasks():
+        with evaluating(self):
             support_x, support_y = usable(support_x), usable(support_y)
             body = last(self.adapt(support_x[None], support_y[None], steps))
             weight, bias = (nn.Parameter(body.pop(name)[0], requires_grad=False) for name in self.head_weights)
-            model = with_weights(self.model, body, None).eval()
+            model = with_weights(self.model, body).eval()
             head = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
             head.weight, head.bias = weight, bias
             model.set_submodule(self.head, head)

@@ -42,7 +42,7 @@ class LitProtoNet(LitWithoutHead):
             support_x, support_y = usable(support_x), usable(support_y)
             classes = int(support_y.max()) + 1 if classes is None else classes
             if transductive:
-                return NearestPrototypeTogether(embed, support_x, support_y, classes)
+                return NearestPrototypeTogether(embed, support_x.clone(), support_y.clone(), classes)
             prototypes = prototypes_of(embed(support_x)[None], support_y[None], classes)[0]
         fix_norms(embed, support_x)
         return NearestPrototype(embed, prototypes)

@@ -23,6 +23,8 @@ def check_model(model: Any) -> None:
             f"{changed_by} has changed the layers of this {name}, which is of use to no other learner now: give each "
             "learner a module of its own."
         )
+    if not list(model.parameters()):
+        raise BadInput(f"{name} has no weights: keep its layers in attributes or an nn.ModuleList.")
     first: dict[nn.Module, str] = {}
     for path, layer in model.named_modules(remove_duplicate=False):
         has_weights = bool(list(layer.parameters(recurse=False)))

@@ -1,13 +1,13 @@
 """What learners from prototypes share: they take classes alone, and any number of them."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from few_shot.adaptation import head_name, predictor
+from few_shot.episodes import IGNORED
 from few_shot.errors import BadInput
 from few_shot.fast_path.folded import folded_predictor
 from few_shot.lit_models.base import LitMetaLearner
@@ -47,21 +47,12 @@ class LitWithoutHead(LitMetaLearner):
         if (known := self.known_ways(support_y)) is not None:
             return known
         classes = int(support_y.max()) + 1
-        if int(F.one_hot(support_y, classes).sum(1).min()) == 0:
+        if int(members_of(support_y, classes).sum(1).min()) == 0:
             raise BadInput(
                 "A task has a label without a support sample: label the N classes of a task from 0 to N-1, and give "
                 "each at least one."
             )
         return classes
-
-    @contextmanager
-    def other_tasks(self) -> Iterator[None]:
-        """In here tasks are not the Trainer's, and may have any number of shots."""
-        shots, self._shots = self._shots, None
-        try:
-            yield
-        finally:
-            self._shots = shots
 
     def embed(self, x: Tensor) -> Tensor:
         """The embeddings ``[T, n, features]`` of ``x`` ``[T, n, ...]`` by the body's own weights."""
@@ -75,9 +66,15 @@ class LitWithoutHead(LitMetaLearner):
             raise BadInput(f"{type(self).__name__} needs classes, and this data set has none.")
 
 
+def members_of(labels: Tensor, classes: int) -> Tensor:
+    """Whether each sample is of each class, 0 or 1, ``[T, n, N]``; one with the label ``IGNORED`` is of none."""
+    counts = labels != IGNORED
+    return F.one_hot(labels.where(counts, 0), classes) * counts[..., None]
+
+
 def prototypes_of(embedded: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The mean embedding of each class, ``[T, N, f]``, of embeddings ``[T, n, f]`` with labels ``[T, n]``."""
-    member = F.one_hot(labels, classes).to(embedded.dtype)  # [T, n, N]
+    member = members_of(labels, classes).to(embedded.dtype)
     with exact(embedded.device.type):
         return member.mT @ embedded / member.sum(1)[..., None]
 

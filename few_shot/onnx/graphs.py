@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils.parametrize import is_parametrized
 
 from few_shot.adaptation import head_name, run_one_by_one
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.inner_optimizers import Rates, Weights
 from few_shot.lit_models import LitMAML, LitProtoNet
-from few_shot.lit_models.adapted_model import linear_head
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.without_head import LitWithoutHead
 from few_shot.onnx.derivatives import DECOMPOSITIONS
@@ -72,8 +72,7 @@ class Adaptation(nn.Module):
                 f"{type(learner).__name__} cannot be exported: of few_shot's algorithms, ProtoNet can, and those with "
                 "an inner loop that starts from the same weights for all tasks."
             )
-        head = linear_head(learner.model)
-        if of_classes and (head is None or head.bias is None):
+        if of_classes and not _has_a_linear_head(learner.model):
             raise BadInput(
                 f"{type(learner.model).__name__} cannot be exported: it has no linear head, whose outputs could be "
                 "turned off for a task of fewer classes."
@@ -117,6 +116,12 @@ class Adaptation(nn.Module):
             weights = weights | {bias: torch.where(used, weights[bias], OFF)}
         weights = {f"learner.{name}": w for name, w in weights.items()}
         return functional_call(self, weights, (support_x, support_y, *others))
+
+
+def _has_a_linear_head(model: nn.Module) -> bool:
+    """Whether the head is a linear layer with a weight and a bias of its own."""
+    head = model.get_submodule(head_name(model))
+    return isinstance(head, nn.Linear) and not is_parametrized(head) and head.bias is not None
 
 
 def _in_use(outputs: int, support_y: Tensor) -> Tensor:

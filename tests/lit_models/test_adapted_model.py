@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.lit_models import LitANIL, LitBOIL, LitIMAML, LitMAML, LitMAMLPlusPlus, LitMetaSGD, LitReptile
 from few_shot.models import Conv4, ResNet12
@@ -69,8 +70,33 @@ def test_a_model_that_is_all_head_takes_fewer_classes():
     assert lit_model.adapted_model(torch.rand(3, 4), torch.arange(3), 1, 3)(torch.rand(2, 4)).shape == (2, 3)
 
 
-def test_a_head_that_is_not_linear_has_one_number_of_classes():
-    lit_model = LitMAML(nn.Sequential(nn.Conv2d(3, 5, 16), nn.Flatten()))
-    assert lit_model.adapted_model(torch.rand(5, *SHAPE), torch.arange(5), 1, 5)(torch.rand(2, *SHAPE)).shape == (2, 5)
-    with pytest.raises(BadInput, match="Sequential has 5 outputs and no linear head: it can only adapt to as many"):
-        lit_model.adapted_model(torch.rand(3, *SHAPE), torch.arange(3), 1, 3)
+class LastIsNoHead(nn.Module):
+    """Its last layer with weights is not what it puts out: an auxiliary one, or the body."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.head, self.body = nn.Linear(16, OUTPUTS), nn.Sequential(nn.Flatten(), nn.Linear(768, 16))
+        self.last = last
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, OUTPUTS, 16), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(768, OUTPUTS), nn.LogSoftmax(-1)),
+        LastIsNoHead(nn.Linear(16, 7)),
+        LastIsNoHead(nn.Identity()),
+    ],
+    ids=["no linear head", "something after the head", "an auxiliary head", "the head first"],
+)
+def test_a_model_of_any_form_takes_fewer_classes(model, float64):
+    """It predicts what the scores of an episode of so many classes are of."""
+    lit_model = LitMAML(model.double(), inner_lr=0.1, inner_loop_steps=2, metric="accuracy", transductive=False).eval()
+    x, y, new = torch.rand(1, 6, *SHAPE), torch.tensor([[2, 0, 1, 1, 2, 0]]), torch.rand(1, 4, *SHAPE)
+    (oracle,) = lit_model.test_predictions(EpisodeBatch(x, y, new, y[:, :4], torch.tensor([0])), [2])
+    ours = lit_model.adapted_model(x[0], y[0], 2, CLASSES)(new[0])
+    assert ours.shape == (4, CLASSES)
+    torch.testing.assert_close(ours, oracle[0])

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from few_shot import ProtoMAML
-from few_shot.episodes import EpisodeBatch
+from few_shot.episodes import IGNORED, EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.lit_models import LitProtoMAML, LitProtoNet
 from few_shot.models import Conv4, ResNet12, SinusoidMLP
@@ -216,10 +216,25 @@ def test_the_outer_step_is_one_graph(cls):
     """For ``--compile``, which would else run it as it is."""
     lit_model = cls(SinusoidMLP((3, 16, 16), 5, width=4))
     lit_model.compile_outer_step()
-    lit_model._shots = 2  # as a Trainer sets it
+    lit_model.shots = 2  # as a Trainer sets it
     batch = episodes(3)
     compiled = torch.compile(lit_model.outer_scores, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(batch).loss, lit_model.outer_scores(batch).loss)
+
+
+@pytest.mark.parametrize("cls", [LitProtoNet, LitProtoMAML])
+def test_samples_that_fill_a_task_up_are_of_no_class(cls, float64):
+    lit_model = cls(SinusoidMLP((3, 16, 16), 5, width=4).double()).eval()
+    batch = episodes(3)
+    more_x = torch.cat([batch.support_x, torch.rand_like(batch.support_x[:, :2])], dim=1)
+    more_y = torch.cat([batch.support_y, torch.full_like(batch.support_y[:, :2], IGNORED)], dim=1)
+    ours, oracle = (
+        lit_model.step_scores(b, [0, 0 if cls is LitProtoNet else 2])
+        for b in (batch._replace(support_x=more_x, support_y=more_y), batch)
+    )
+    for padded, plain in zip(ours, oracle, strict=True):
+        torch.testing.assert_close(padded.loss, plain.loss, rtol=1e-10, atol=1e-12)
+        assert torch.equal(padded.metric, plain.metric)
 
 
 def test_what_has_no_classes_or_no_body_is_refused():

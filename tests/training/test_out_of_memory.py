@@ -55,7 +55,7 @@ def test_flags_that_do_not_help_are_not_named(data):
     first_order = advice(learner(first_order=True), data, 2)
     assert "--checkpoint_inner_loop" not in first_order and "--first_order" not in first_order
     for lit_model in (learner(LitIMAML, inner_loop_steps=2), learner(LitProtoNet)):
-        lit_model._shots = data.support_samples  # as a Trainer sets it
+        lit_model.shots = data.support_samples  # as a Trainer sets it
         found = advice(lit_model, data, 2)
         assert "--tasks_at_once=1" in found and "--first_order" not in found and "inner_loop" not in found
 
