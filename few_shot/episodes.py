@@ -67,7 +67,7 @@ def as_episodes(batch: Any, dtype: torch.dtype, of_classes: bool | None = None) 
         of_classes: whether whole numbers to predict are labels; None if that is not known, and then they are.
 
     Raises:
-        BadInput: it is no :class:`EpisodeBatch` of tensors.
+        BadInput: it is no :class:`EpisodeBatch` of tensors, or its pictures are of bytes.
     """
     if not isinstance(batch, EpisodeBatch) or not all(isinstance(x, Tensor) for x in batch):
         what = type(batch).__name__
@@ -77,6 +77,8 @@ def as_episodes(batch: Any, dtype: torch.dtype, of_classes: bool | None = None) 
             f"The data gives batches of type {what}: they must be few_shot.episodes.EpisodeBatch, five tensors "
             "(support_x, support_y, query_x, query_y, index)."
         )
+    if torch.uint8 in (batch.support_x.dtype, batch.query_x.dtype):
+        raise BadInput("The data gives inputs of type uint8: pictures are numbers from 0 to 1, so divide them by 255.")
     targets = dtype if of_classes is False else torch.int64
     types = {"support_y": targets, "query_y": targets}
     found = {

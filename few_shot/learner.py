@@ -147,7 +147,7 @@ class Learner:
             TrainingDiverged: the loss or its gradient is not finite, in more updates in a row than may be skipped.
         """
         at_least(1, max_steps, "max_steps")
-        with _no_advice(), _interruptible():
+        with _no_advice(), _interruptible(), self._told_of_sizes(data):
             if trainer is None:
                 trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
             refuse_copies(trainer)
@@ -173,7 +173,7 @@ class Learner:
         its_own = lit_model.test_inner_loop_steps
         lit_model.test_inner_loop_steps = its_own if steps is None else at_least(0, steps, "steps")
         try:
-            with _no_advice(), _interruptible():
+            with _no_advice(), _interruptible(), self._told_of_sizes(data):
                 _trainer().test(lit_model, **_as_argument(data, "dataloaders"), verbose=False)
         finally:
             lit_model.test_inner_loop_steps = its_own
@@ -242,6 +242,21 @@ class Learner:
         if can_draw_sheet(data):
             return draw_sheet(self.lit_model, data, episode, max(steps) if steps else None)
         return draw_fit(self.lit_model, data, episode, steps or (0, 1, 10))
+
+    @contextmanager
+    def _told_of_sizes(self, data: Any) -> Iterator[None]:
+        """What fails in here fails because of the sizes, where the model was built for others than the data's."""
+        try:
+            yield
+        except BadInput as error:
+            built_for = input_shape_of(self.lit_model.model)
+            given = getattr(data, "input_shape", None) if isinstance(data, pl.LightningDataModule) else None
+            if built_for is None or given is None or built_for == tuple(given):
+                raise
+            raise BadInput(
+                f"The model was built for inputs {list(built_for)}, and the data gives {list(given)}: build it with "
+                f"input_shape={tuple(given)}."
+            ) from error
 
     @property
     def inputs(self) -> Inputs:

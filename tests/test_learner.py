@@ -714,6 +714,11 @@ def test_targets_of_regression_may_be_whole_numbers():
     assert ours == oracle
 
 
+def of_bytes():
+    x, y = torch.zeros(1, 3, *SHAPE, dtype=torch.uint8), torch.arange(3)[None]
+    return EpisodeBatch(x, y, x, y, torch.arange(1))
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -727,6 +732,11 @@ def test_targets_of_regression_may_be_whole_numbers():
         (lambda: MAML(small_conv()).fit(5), "The data is 5: give a data module"),
         (lambda: MAML(small_conv()).score(Sinusoid), "The data is the class Sinusoid: give a data module, such as"),
         (lambda: MAML(small_conv()).fit("photos"), "The data is the path photos: give ImageFolders"),
+        (
+            lambda: MAML(small_conv()).fit(Sinusoid()),
+            r"built for inputs \[3, 16, 16\], and the data gives \[1\]: build",
+        ),
+        (lambda: MAML(small_conv()).score([of_bytes()]), "inputs of type uint8: .* divide them by 255"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(call, sentence):

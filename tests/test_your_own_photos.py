@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import python_blocks
 
 import few_shot
 from benchmarks import made_photos, your_own_photos
@@ -52,6 +53,18 @@ def test_the_pages_commands_run_one_after_the_other(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
         ran.append(Path(script).name)
+    python = "\n".join(python_blocks("docs/your_own_photos.md"))
+    for long, short in (
+        ("True)", "True, image_size=16, test_episodes=2)"),
+        ("width=32", "(3, 16, 16), width=4"),
+        ("500", "2"),
+    ):
+        assert python.count(long) == 1
+        python = python.replace(long, short)
+    done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(re.findall(rf"^\d\d\.jpg (?:{'|'.join(made_photos.NEW)})$", done.stdout, re.MULTILINE)) == 33
+    assert few_shot.load(tmp_path / "photos.ckpt").model.constructor_arguments["input_shape"] == (3, 16, 16)
     assert ran.count("run_experiment.py") >= 1 and ran.count("predict.py") >= 2
     rows = list(csv.DictReader((tmp_path / "labels.csv").open(encoding="utf-8-sig")))
     assert len(rows) == 33 and (tmp_path / "labels.html").stat().st_size > 33 * 1000

@@ -104,6 +104,8 @@ class _Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
         if unknown := re.match(r"unrecognized arguments: (\S+)", message, flags=re.IGNORECASE):
+            if not unknown[1].startswith("-"):
+                fail(self.prog, f"{unknown[1]} is no flag: put a path with spaces in quotes.")
             flag = unknown[1].split("=")[0]
             close = difflib.get_close_matches(flag, [f"--{name}" for name in self.flags], n=1, cutoff=0.75)
             where = " for the chosen classes" if KINDS.keys() & set(self.flags) else ""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from few_shot.errors import BadInput
+from training.page import begins_with
 
 #: The label of a picture that none of the classes is likely enough for.
 NONE_OF_THESE = "none of these"
@@ -63,6 +64,11 @@ def counts(labels: Labels) -> str:
         rows.append((name, str(len(members)), mean))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  {number:>6}  {mean:>16}".rstrip() for name, number, mean in rows)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of labels that :func:`as_csv` has made."""
+    return path.is_file() and begins_with(path, codecs.BOM_UTF8 + ",".join(COLUMNS).encode())
 
 
 def as_csv(labels: Labels) -> bytes:

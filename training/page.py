@@ -2,6 +2,7 @@
 
 import html
 import re
+from pathlib import Path
 
 from few_shot.figure_style import COLOURS, FAINT, INK, RULE, TRUTH
 
@@ -59,6 +60,17 @@ def page(title: str, body: str, style: str) -> str:
     """
     light, dark = (" ".join(f"--series{i}: {c};" for i, c in enumerate(colours)) for colours in (COLOURS, DARK))
     return PAGE.format(title=text(title), body=body, style=style, truth=TRUTH, series=light, dark=dark)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that :func:`page` has made."""
+    return path.is_file() and begins_with(path, PAGE.partition("{title}")[0].encode())
+
+
+def begins_with(path: Path, start: bytes) -> bool:
+    """Whether a file's first bytes are these."""
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def text(words: object) -> str:

@@ -2,13 +2,15 @@
 
 import glob
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from few_shot.data.class_folders import scan, some, suffixes
 from few_shot.errors import BadInput
 from few_shot.files import given_path, shortened
 from few_shot.limits import FOLDERS
+from training.labels import is_table
+from training.page import is_page
 
 
 def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
@@ -44,14 +46,14 @@ def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[s
     return files, strays
 
 
-def listed_pictures(paths: Sequence[str], leave_out: Collection[Path] = ()) -> list[Path]:
+def listed_pictures(paths: Sequence[str]) -> list[Path]:
     """The files that are named, and all files in the folders that are named, however deep; each once.
 
     A folder's files are sorted by name. Hidden files, and those that systems leave (``Thumbs.db``), are not pictures.
+    Neither are the tables and pages that an earlier call has written.
 
     Args:
         paths: files, folders, or patterns such as ``inbox/*.jpg`` that the shell has left as they are.
-        leave_out: files that are none of the pictures, wherever they lie.
 
     Raises:
         BadInput: one does not exist, or there are no files.
@@ -62,12 +64,15 @@ def listed_pictures(paths: Sequence[str], leave_out: Collection[Path] = ()) -> l
         if not path.exists():
             raise BadInput(f"images={path} does not exist.")
         for file in _files_in(path, set()) if path.is_dir() else [path]:
-            found.setdefault(os.path.realpath(file), file)
-    for path in leave_out:
-        found.pop(os.path.realpath(path), None)
+            if not _is_result(file):
+                found.setdefault(os.path.realpath(file), file)
     if not found:
         raise BadInput(f"images={some(list(paths))} holds no files.")
     return list(found.values())
+
+
+def _is_result(path: Path) -> bool:
+    return (path.suffix == ".csv" and is_table(path)) or (path.suffix == ".html" and is_page(path))
 
 
 def _matches(text: str) -> list[str]:

@@ -30,8 +30,9 @@ from few_shot.files import given_path
 from few_shot.learner import Learner
 from few_shot.whole_files import write_together
 from training.command_line import clear_errors, parse_options
-from training.labels import Labels, as_csv, counts
+from training.labels import Labels, as_csv, counts, is_table
 from training.labels_page import SIZE, as_page, thumbnail
+from training.page import is_page
 from training.picture_lists import labelled_pictures, listed_pictures
 from training.run_folder import make_folder
 from training.terminal import print_result, say, tidy_warnings
@@ -54,7 +55,7 @@ class LabelOptions(OwnCode):
             pictures of each are better than one, and classes may have different numbers of them.
         images: the pictures to label; files, or folders, which are looked through to the bottom.
         output: the table to write, a row a picture. A page that shows the pictures is written beside it, with the
-            ending .html.
+            ending .html. Those of an earlier call are replaced.
         threshold: the least probability, from 0 to 1, for a label. A picture whose likeliest class has less is labelled
             "none of these". null labels every picture.
         steps: gradient steps that adapt the model to the labelled pictures; null is as many as in the run's test.
@@ -90,12 +91,15 @@ def label(options: LabelOptions) -> Labels:
         BadInput: something is not there, or is no picture, or the checkpoint is not of pictures.
     """
     table = given_path(options.output, "output")
-    page = table if table.is_dir() else table.with_suffix(".html")
-    if page == table or table.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers"):
+    if table.is_dir() or table.suffix.lower() != ".csv":
         raise BadInput(f"output={options.output} must be the name of a table, such as labels.csv.")
+    page = table.with_suffix(".html")
+    for file, is_own in ((table, is_table), (page, is_page)):
+        if file.exists() and not is_own(file):
+            raise BadInput(f"output={options.output} would replace {file}, which is no earlier result: name another.")
     learner = _load(options)
     support, strays = labelled_pictures(options.support)
-    paths = listed_pictures(options.images, leave_out=(table, page))
+    paths = listed_pictures(options.images)
     make_folder(table.parent, "output")
     if not os.access(table.parent, os.W_OK):
         raise BadInput(f"output={options.output} cannot be written: {table.parent} is read-only.")
@@ -164,10 +168,12 @@ def _tell(bad: Sequence[str], options: LabelOptions) -> None:
     """Refuse files that are no pictures, or say that they are left out, if that was asked for."""
     if not bad:
         return
-    number = "1 file or folder is" if len(bad) == 1 else f"{len(bad)} files or folders are"
+    number, what, them = f"{len(bad)} files or folders are", "pictures", "them"
+    if len(bad) == 1:
+        number, what, them = "1 file or folder is", "picture", "it"
     if not options.skip_bad_images:
         raise BadInput(
-            f"{number} no pictures: {some(bad)}. Move them away, or leave them out with skip_bad_images=true."
+            f"{number} no {what}: {some(bad)}. Move {them} away, or leave {them} out with skip_bad_images=true."
         )
     say(f"{number} left out: {', '.join(bad)}.")
 

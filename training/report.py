@@ -24,7 +24,7 @@ from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from few_shot.whole_files import write_whole
 from training.command_line import clear_errors
-from training.page import inline, page, text
+from training.page import inline, is_page, page, text
 from training.pictures import draw_steps, draw_validations
 from training.report_tables import comparison, duration, result_table, seconds_of, table
 from training.run_folder import RunFolder, make_folder
@@ -76,13 +76,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", default="report.html", help="the page (default: report.html)")
     options = parser.parse_args(argv)
     with clear_errors():
+        output = given_path(options.output, "--output")
+        if output.exists() and not is_page(output):
+            raise BadInput(f"--output={output} would replace a file that is no report: name another.")
         folders = [RunFolder(path) for path in options.runs]
         for folder in folders:
             for file in ("config.yaml", "run.json"):
                 if not (folder.path / file).is_file():
                     raise BadInput(f"{folder.path} is no folder of a run: it holds no {file}.")
         written = report_of_one(folders[0]) if len(folders) == 1 else report_of_several(folders)
-        output = given_path(options.output, "--output")
         make_folder(output.parent, "output")
         write_whole(output, written)
         print_result(f"The report is in {output}")

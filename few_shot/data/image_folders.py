@@ -138,7 +138,9 @@ class ImageFolders(ImageEpisodes):
         if not narrow and not told:
             return
         ways = " or ".join(str(n) for n in sorted({self.ways(split) for split in sizes}))
-        queries = " or ".join(str(n) for n in sorted({self.queries(split) for split in sizes}))
+        queries = f"{self.queries('test')}"
+        if "train" in sizes and self.queries("train") != self.queries("test"):
+            queries = f"{self.queries('train')} (in training) or {queries} (in validation and test)"
         text = [
             f"{self.data_dir} has too few pictures or classes. A task is to tell {ways} classes apart (the ways): the "
             f"model learns from {self.support_samples} of each class's pictures (the shots) and is judged on {queries} "

@@ -155,6 +155,7 @@ def test_every_command_line_of_a_sweep_is_accepted(sweep):
 BAD = [
     (["--data_class=Sinusoid", "--max_step=3"], "did you mean --max_steps?"),
     (["--data_class=Sinusoid", "--data_dir=x"], "--data_dir"),
+    (["--data_class=CUB", "--data_dir=my", "photos"], "photos is no flag: put a path with spaces in quotes."),
     (["--data_class=Sinusoi"], "--data_class=Sinusoi is unknown"),
     (["--data_class=no.such.Thing"], "--data_class=no.such.Thing cannot be imported"),
     (["--data_class=Sinusoid", "--model_class=Conv5"], "--model_class=Conv5 is unknown"),

@@ -181,6 +181,8 @@ def test_a_second_run_into_the_same_folder_does_not_take_its_own_files_for_pictu
     for _ in range(2):
         label("--output=inbox/labels.csv")
         assert len(rows("inbox/labels.csv")) == 15
+    label("--output=other.csv")
+    assert len(rows("other.csv")) == 15
     os.symlink("..", "inbox/2024/loop")
     Path("inbox/.hidden").write_text("x")
     Path("inbox/Thumbs.db").write_text("x")
@@ -243,6 +245,9 @@ def test_files_that_are_no_pictures_are_named_and_left_out_only_when_asked(here,
         ("output is here", "--output=. must be the name of a table"),
         ("output is a folder", "--output=labels.csv must be the name of a table"),
         ("output is a page", "--output=labels.html must be the name of a table"),
+        ("output is a picture", "--output=inbox/red0.jpg must be the name of a table"),
+        ("output is somebody's table", "would replace labels.csv, which is no earlier result: name another"),
+        ("output is beside somebody's page", "would replace labels.html, which is no earlier result: name another"),
         ("steps of none", "--steps=2 is of no use: LitProtoNet has no inner steps"),
         ("negative steps", "--steps=-1 is too small"),
     ],
@@ -266,6 +271,10 @@ def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(here, capsys
         Path("labels.csv").mkdir()
     elif wrong == "output is a page":
         flags = ["--output=labels.html"]
+    elif wrong == "output is a picture":
+        flags = ["--output=inbox/red0.jpg"]
+    elif "somebody's" in wrong:
+        Path("labels.csv" if "table" in wrong else "labels.html").write_text("mine")
     elif "steps" in wrong:
         flags = ["--steps=2" if "none" in wrong else "--steps=-1"]
     else:
@@ -275,7 +284,8 @@ def test_what_cannot_be_used_is_one_sentence_and_nothing_is_written(here, capsys
         elif "run" in wrong:
             Path("proto.ckpt").mkdir()
     assert said in refusal(capsys, *flags)
-    assert not Path("labels.csv").is_file() and not Path("labels.html").exists()
+    written = [path for path in (Path("labels.csv"), Path("labels.html")) if path.is_file()]
+    assert [path.read_text() for path in written] == ["mine"] * ("somebody's" in wrong)
 
 
 def test_names_of_any_kind(here):

@@ -92,6 +92,16 @@ def test_the_report_of_a_published_result_holds_each_of_its_tests(name, tests, t
     assert page.count("<h2>Test") == len(tests)
 
 
+def test_somebody_elses_page_is_not_replaced(maml_and_joint, tmp_path, capsys):
+    page_of(maml_and_joint[0], tmp_path=tmp_path)
+    page_of(maml_and_joint[1], tmp_path=tmp_path)  # an earlier report is
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(SystemExit):
+        page_of(maml_and_joint[0], tmp_path=tmp_path)
+    assert "would replace a file that is no report: name another" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
 def test_several_runs_are_compared_episode_by_episode(maml_and_joint, tmp_path):
     maml, joint = maml_and_joint
     rows = Tables(page_of(maml, joint, tmp_path=tmp_path)).rows
