@@ -10,11 +10,15 @@ from few_shot.errors import BadInput
 from few_shot.files import shortened
 
 
-def misfit(name: str, layer: nn.Module, sample_shape: Sequence[int], dtype: torch.dtype, error: Exception) -> BadInput:
+class Misfit(BadInput):
+    """A layer cannot take the samples that it is given."""
+
+
+def misfit(name: str, layer: nn.Module, sample_shape: Sequence[int], dtype: torch.dtype, error: Exception) -> Misfit:
     """The error of a layer that cannot take samples of this shape and number type, with what PyTorch says of it."""
     kind = str(dtype).removeprefix("torch.")
     reason = shortened(str(error).strip().partition("\n")[0].rstrip("."), 200)
-    return BadInput(
+    return Misfit(
         f"The model's layer {name}, {layer}, cannot take {kind} samples of shape {tuple(sample_shape)} ({reason})."
     )
 

@@ -26,6 +26,7 @@ from few_shot.errors import BadInput, at_least
 from few_shot.evaluation import EpisodeResults
 from few_shot.export import Exported, export
 from few_shot.files import shortened
+from few_shot.layer_errors import Misfit
 from few_shot.lit_models import (
     LitANIL,
     LitBOIL,
@@ -245,10 +246,10 @@ class Learner:
 
     @contextmanager
     def _told_of_sizes(self, data: Any) -> Iterator[None]:
-        """What fails in here fails because of the sizes, where the model was built for others than the data's."""
+        """A layer that does not fit in here is explained by the data's sizes, if the model was built for others."""
         try:
             yield
-        except BadInput as error:
+        except Misfit as error:
             built_for = input_shape_of(self.lit_model.model)
             given = getattr(data, "input_shape", None) if isinstance(data, pl.LightningDataModule) else None
             if built_for is None or given is None or built_for == tuple(given):

@@ -33,6 +33,10 @@ class ImageFolders(ImageEpisodes):
     resized. Every file in a class folder must be a picture, but for hidden files and those that systems leave
     (``.DS_Store``, ``Thumbs.db``, ``desktop.ini``). The same file may not lie in two classes.
 
+    It also takes what all data modules of images take (``ImageEpisodes`` and ``EpisodeDataModule`` in
+    ``few_shot.data.base``): ``episode_classes``, ``support_samples``, ``query_samples``, ``test_query_samples``,
+    ``batch_size``, ``augment`` and others.
+
     Args:
         data_dir: folder that holds the class folders, or train, val and test with them.
         image_size: height and width of the pictures that the model gets, in pixels.
