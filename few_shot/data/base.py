@@ -108,7 +108,8 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"batch_size={self.batch_size} is fewer tasks than the {world_size} processes that share them: "
                 "give every process at least one."
             )
-        mine = np.asarray(share(self.batch_size, rank, world_size))
+        before = 0 if self.trainer is None else getattr(self.trainer.lightning_module, "episodes_before", 0)
+        mine = before + np.asarray(share(self.batch_size, rank, world_size))
         numbers = functools.partial(_numbers, mine, self.batch_size)
         batches = MetaBatches(self, "train", self.seed, numbers, self.updates_at_once)
         return self._loader(batches, _UpdatesFromNow(self))
@@ -386,16 +387,13 @@ class _InOrder(_Share):
 
 
 class _UpdatesFromNow(_Share):
-    """The update that the run has reached, the next, … without an end; after those of earlier runs from Python."""
+    """The update that the run has reached, the next, … without an end."""
 
     def __init__(self, data: EpisodeDataModule) -> None:
         self.data = data
 
     def __iter__(self) -> Iterator[int]:
-        trainer = self.data.trainer
-        if trainer is None:
-            return itertools.count()
-        return itertools.count(trainer.global_step + getattr(trainer.lightning_module, "updates_before", 0))
+        return itertools.count(0 if self.data.trainer is None else self.data.trainer.global_step)
 
     def __len__(self) -> int:
         raise TypeError("training has no end")

@@ -242,11 +242,7 @@ def stat(entry: Entry) -> os.stat_result:
 
 
 def fingerprint(stats: Iterable[os.stat_result], names: Iterable[str] = ()) -> dict[str, int | str]:
-    """What changes when the files do: their number (and that of class folders), bytes, newest date and names."""
-    stats = list(stats)
-    return {
-        "files": len(stats),
-        "bytes": sum(s.st_size for s in stats),
-        "newest": max((s.st_mtime_ns for s in stats), default=0),  # nanoseconds
-        "names": hashlib.sha256(os.fsencode("\n".join(names))).hexdigest(),
-    }
+    """What changes when the files (and class folders) do: their number, and a digest of sizes, dates and names."""
+    lines = [f"{s.st_size}/{s.st_mtime_ns}" for s in stats]
+    digest = hashlib.sha256(os.fsencode("\n".join([*lines, *names]))).hexdigest()
+    return {"files": len(lines), "digest": digest}

@@ -101,10 +101,10 @@ def _extracted(root: Path) -> Source | None:
                     raise BadInput(f"{images / name} is missing: extract the whole archive.")
                 found = [entry for entry in scan(images / name) if PurePath(entry.name).suffix.lower() in suffixes()]
                 files[split][name] = [Path(entry.path) for entry in found]
-                stats += map(stat, found)
+                stats += [(images / name).stat(), *map(stat, found)]  # a folder's own date tells of renamed files
                 names += [entry.name for entry in found]
-        if len(stats) != IMAGES:
-            raise BadInput(f"{images} holds {len(stats)} images, and CUB has {IMAGES}: extract the archive again.")
+        if len(names) != IMAGES:
+            raise BadInput(f"{images} holds {len(names)} images, and CUB has {IMAGES}: extract the archive again.")
         reader = FileReader(files, HOW)
         return Source("CUB archive, extracted", fingerprint(stats, names), reader.classes, reader.read)
     return None

@@ -147,7 +147,9 @@ def _csv_files(root: Path) -> Source | None:
 
     return Source(
         form="images and CSV files",
-        fingerprint=fingerprint([*(table.stat() for table in tables.values()), *map(stat, present.values())], present),
+        fingerprint=fingerprint(
+            [images.stat(), *(t.stat() for t in tables.values()), *map(stat, present.values())], present
+        ),
         classes=lambda split: reader().classes(split),
         read=lambda split, name: reader().read(split, name),
         verify=lambda: reader().verify(),

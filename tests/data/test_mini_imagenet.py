@@ -176,6 +176,27 @@ def test_changed_images_are_read_again(tmp_path, write_class_folders, change):
     assert not np.array_equal(store.images[:4], before)
 
 
+@pytest.mark.parametrize("change", ["names of images", "labels in a table"])
+def test_pictures_that_changed_places_are_read_again(tmp_path, images, change):
+    """By names alone, and where one file bears a date that is yet to come, as after an unzip in another time zone."""
+    root = write_csv_files(tmp_path / "mini", images)
+    files = [root / "images" / f"{name}0.png" for name in ("train_a", "train_b")]
+    tomorrow = files[0].stat().st_mtime_ns + 10**14
+    for file in files:
+        os.utime(file, ns=(tomorrow, tomorrow))
+    before = ImageStore.open(build(root), "train").images[:].copy()
+    if change == "names of images":
+        files[0].rename(root / "kept"), files[1].rename(files[0]), (root / "kept").rename(files[1])
+    else:
+        table = root / "train.csv"
+        text = (
+            table.read_text().replace("_a0.png", "_x0.png").replace("_b0.png", "_a0.png").replace("_x0.png", "_b0.png")
+        )
+        table.write_text(text)
+    after = ImageStore.open(build(root), "train").images[:]
+    assert before.shape == after.shape and not np.array_equal(before, after)
+
+
 def test_images_of_any_size_and_kind_become_84_by_84_rgb(tmp_path, write_class_folders):
     write_class_folders(tmp_path)
     (tmp_path / "train" / "train_a" / "notes.txt").touch()
