@@ -15,9 +15,12 @@ Three rewrites, each exact, make it faster than the sum of its layers:
 """
 
 import functools
-from collections.abc import Callable, Collection
+import random
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -121,19 +124,61 @@ def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def _traced(model: nn.Module, training: bool) -> fx.Graph | None:
     """What the model does in training, or in evaluation; the model stays as it is, also if it stores activations.
 
-    None if tracing cannot follow: the forward pass depends on its data, for example.
+    None if tracing cannot follow: the forward pass depends on its data, or on random numbers.
     """
     before = {module: dict(vars(module)) for module in model.modules()}
     try:
         for module in before:
             module.training = training
-        return _Tracer().trace(model)
+        with _same_random_numbers() as drawn:
+            graph = _Tracer().trace(model)
+        return None if drawn else graph
     except Exception:
         return None
     finally:
         for module, attributes in before.items():
             vars(module).clear()
             vars(module).update(attributes)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[list[bool]]:
+    """The generators are as they were afterwards; what is yielded is then not empty if numbers were drawn."""
+    drawn: list[bool] = []
+    numpy: Any = np.random.get_state()
+    python, torchs = random.getstate(), torch.get_rng_state()
+    try:
+        yield drawn
+    finally:
+        now: Any = np.random.get_state()
+        of_numpy = np.array_equal(now[1], numpy[1]) and now[2:] == numpy[2:]
+        if not (of_numpy and random.getstate() == python and torch.equal(torch.get_rng_state(), torchs)):
+            drawn.append(True)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(torchs)
+
+
+def identity(model: nn.Module) -> tuple:
+    """What changes when a layer is replaced or given another class, somebody listens to one, or a switch is turned.
+
+    Switches are plain values among the attributes of a module that is not PyTorch's own.
+    """
+    return tuple(
+        (id(module), kind, is_listened_to(module), () if _is_pytorchs(kind.__module__) else _switches(module))
+        for module in model.modules()
+        for kind in (type(module),)
+    )
+
+
+@functools.cache
+def _is_pytorchs(module: str) -> bool:
+    return module.startswith("torch.nn.")
+
+
+def _switches(module: nn.Module) -> list[tuple[str, Any]]:
+    found = [(name, value) for name, value in vars(module).items() if type(value) in (bool, int, float, str)]
+    return [switch for switch in found if switch[0] != "training"]
 
 
 def _called(graph: fx.Graph) -> list[tuple]:
@@ -243,6 +288,8 @@ def _block(name: str, conv: nn.Conv2d, norm: tuple[str, float] | None, slope: fl
                 sign = 1 - 2 * (scale.detach() < 0).to(scale)
                 filters, scale = filters * sign[:, None, None, None], scale * sign
             x = convolution(x, filters, geometry).to(scale.dtype)  # statistics are exact, autocast or not
+            if x.numel() == x.shape[1]:  # as PyTorch's own batch norm has it
+                raise RuntimeError("Expected more than 1 value per channel when training")
             x, mean, var = pooled_moments(x) if pool else (x, *moments(x))
             scale = scale * torch.rsqrt(var + norm[1])
             x = affine(x, scale, shift - mean * scale)

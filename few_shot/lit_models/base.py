@@ -16,7 +16,7 @@ from few_shot.checkpoint import data_module, describe, describe_data, load_learn
 from few_shot.episodes import EpisodeBatch, as_episodes, number_type
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
-from few_shot.fast_path.folded import Layer, assemble
+from few_shot.fast_path.folded import Layer, assemble, identity
 from few_shot.lit_models.compiled_step import CompiledStep
 from few_shot.lit_models.divergence import what_diverged
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
@@ -27,7 +27,7 @@ from few_shot.lit_models.processes import equal_buffers
 from few_shot.lit_models.task_scores import TaskScores
 from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
 from few_shot.metrics import METRICS
-from few_shot.private_parts import expect_unused_parameters, is_listened_to, keep_buffers_apart
+from few_shot.private_parts import expect_unused_parameters, keep_buffers_apart
 
 OuterSchedule = Literal["constant", "cosine", "halving"]
 
@@ -70,7 +70,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     """
 
     fixed_ways = True
-    updates_before = 0  # outer updates of earlier trainings, whose tasks are not to come again
+    updates_before = 0  # outer updates of earlier trainings
+    episodes_before = 0  # their tasks, which are not to come again
     _skipped_in_a_row = 0  # outer updates
 
     def __init__(
@@ -206,14 +207,14 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     @property
     def folded_layers(self) -> list[Layer] | None:
-        """The model's fast path, if it has one; found again when a layer was replaced, or somebody listens to one."""
+        """The model's fast path, if it has one; found again when the model is no longer the same."""
         if not self.fast_path:
             return None
         if torch.compiler.is_compiling():  # compiled code cannot search
             return None if self._folded is None else self._folded[1]
-        layers = tuple((id(module), is_listened_to(module)) for module in self.model.modules())
-        if self._folded is None or self._folded[0] != layers:
-            self._folded = layers, assemble(self.model)
+        model = identity(self.model)
+        if self._folded is None or self._folded[0] != model:
+            self._folded = model, assemble(self.model)
         return self._folded[1]
 
     @property
@@ -272,6 +273,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         They stay as they are without a data module, and in a test of a learner that has some from its training.
         """
         keep_buffers_apart(self)
+        self._folded = None  # a layer's own settings may have changed since; found again before anything is compiled
+        _ = self.folded_layers
         if stage in ("validate", "test"):
             self._results = None
         data = data_module(self.trainer)

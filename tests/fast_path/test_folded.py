@@ -1,17 +1,22 @@
 """The fast path against the plain loop and against vmap, its derivatives, and when it is taken."""
 
+import copy
 import functools
+import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from oracles import flat_gradient, meta_gradient, meta_loss, relative_error
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from few_shot.adaptation import predictor, stack
 from few_shot.episodes import EpisodeBatch
+from few_shot.errors import BadInput
 from few_shot.fast_path.folded import assemble, folded_predictor
 from few_shot.lit_models import LitANIL, LitBOIL, LitMAML, LitProtoNet
 from few_shot.models import Conv4, ResNet12, SinusoidMLP
@@ -218,6 +223,55 @@ def watched():
 )
 def test_other_models_have_no_fast_path(model):
     assert assemble(model) is None
+
+
+class Switched(nn.Module):
+    """A chain whose forward pass depends on something else than the data."""
+
+    def __init__(self, skips):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.skip, self.skips = False, skips
+
+    def forward(self, x):
+        return self.head(self.first(x) if self.skips(self) else self.second(self.first(x)))
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(()).item()])
+def test_a_model_that_draws_lots_has_no_fast_path_and_no_lot_is_drawn(draw):
+    model = Switched(lambda model: draw() < 2)
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    following = draw()
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    assert assemble(model) is None
+    assert draw() == following
+
+
+def test_the_fast_path_is_found_again_when_a_switch_is_turned_or_a_layer_gets_a_parametrization(float64):
+    lit_model = LitMAML(Switched(lambda model: model.skip).double(), inner_lr=0.1)
+    x, y = torch.rand(2, 6, 4), torch.arange(2).repeat(2, 3)
+    batch = EpisodeBatch(x, y, x, y, torch.arange(2))
+
+    def loss(fast_path):
+        lit_model.fast_path = fast_path
+        return lit_model.outer_scores(batch).loss
+
+    found = []
+    for skip in (False, True, False):
+        lit_model.model.skip = skip
+        torch.testing.assert_close(loss(True), loss(False))
+        found.append(loss(True))
+    assert torch.equal(found[0], found[2]) and not torch.allclose(found[0], found[1])
+    weight_norm(lit_model.model.first)
+    torch.testing.assert_close(loss(True), loss(False))
+
+
+def test_batch_norm_over_a_single_value_is_refused_on_both_paths():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+    x, y = torch.rand(1, 1, 3, 1, 1), torch.zeros(1, 1, dtype=torch.int64)
+    for fast_path in (True, False):
+        with pytest.raises(BadInput, match="Expected more than 1 value per channel"):
+            LitMAML(copy.deepcopy(model), fast_path=fast_path).outer_scores(EpisodeBatch(x, y, x, y, torch.arange(1)))
 
 
 @pytest.mark.parametrize("kind", ["max-pool", "stride", "MLP"])
