@@ -152,11 +152,11 @@ class Learner:
             if trainer is None:
                 trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
             refuse_copies(trainer)
-            self.lit_model.updates_before -= trainer.global_step  # which is not 0 where a Trainer goes on
+            self._count_updates(-trainer.global_step, data)  # which is not 0 where a Trainer goes on
             try:
                 trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
             finally:
-                self.lit_model.updates_before += trainer.global_step
+                self._count_updates(trainer.global_step, data)
                 self.lit_model.eval()
         return self
 
@@ -243,6 +243,11 @@ class Learner:
         if can_draw_sheet(data):
             return draw_sheet(self.lit_model, data, episode, max(steps) if steps else None)
         return draw_fit(self.lit_model, data, episode, steps or (0, 1, 10))
+
+    def _count_updates(self, updates: int, data: Any) -> None:
+        """Take down so many outer updates more."""
+        self.lit_model.updates_before += updates
+        self.lit_model.episodes_before += updates * getattr(data, "batch_size", 0)
 
     @contextmanager
     def _told_of_sizes(self, data: Any) -> Iterator[None]:

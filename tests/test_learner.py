@@ -272,7 +272,8 @@ def test_a_second_fit_sees_other_tasks():
     learner.fit(data, trainer=trainer)
     trainer.fit_loop.epoch_loop.max_steps = 4
     learner.fit(data, trainer=trainer)  # which goes on
-    assert seen == list(range(2 * (3 + 2 + 4)))
+    learner.fit(Sinusoid(support_samples=5, batch_size=5), max_steps=2).fit(data, max_steps=1)
+    assert seen == list(range(2 * (3 + 2 + 4) + 5 * 2 + 2))
 
 
 class NormAndActivation(torch.nn.BatchNorm2d):

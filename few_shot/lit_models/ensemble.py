@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from few_shot.episodes import EpisodeBatch
+from few_shot.episodes import EpisodeBatch, as_episodes, number_type
 from few_shot.evaluation import EpisodeResults
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
@@ -51,6 +51,7 @@ class LitEnsemble(pl.LightningModule):
 
     def test_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
         first: Any = self.members[0]
+        batch = as_episodes(batch, number_type(first), first.is_of_classes)
         steps, metric = list(range(first.test_inner_loop_steps + 1)), first.objective.metric(batch.query_y)
         self._collector.add(batch.index, steps, self.step_scores(batch, steps), metric.name)
 

@@ -176,22 +176,34 @@ class LitMAMLPlusPlus(LitMAML):
         if not (self.training and any(norm.statistics for norm in self.norms)):
             return super().predictions_of(x)
 
+        used: list[PerStepBatchNorm] = []
+
         def predict_one_task(weights: Weights, x: Tensor) -> tuple[Tensor, list[Any]]:
+            for norm in self.norms:
+                norm.uses = 0
             predictions = functional_call(self.model, weights, (x,))
-            return predictions, [norm.batch_statistics for norm in self.norms]
+            used[:] = [norm for norm in self.norms if norm.uses]
+            if any(norm.uses > 1 for norm in used):
+                raise BadInput(
+                    f"{type(self.model).__name__} uses a batch norm more than once, and has one set of running "
+                    "statistics for it: give each use a layer of its own, or set per_step_bn_statistics=false."
+                )
+            return predictions, [norm.batch_statistics for norm in used]
 
         predict = over_tasks(self.model, predict_one_task)
 
         def predictions(fast_weights: Weights) -> Tensor:
             found, statistics = predict(fast_weights, x)
-            for norm, (mean, var) in zip(self.norms, statistics, strict=True):
+            for norm, (mean, var) in zip(used, statistics, strict=True):
                 norm.batch_statistics = None
                 norm.collect(mean, var)
             return found
 
         return predictions
 
-    def on_train_batch_end(self, outputs: Any, batch: EpisodeBatch, batch_idx: int) -> None:
+    def training_step(self, batch: EpisodeBatch, batch_idx: int) -> None:
+        """One outer update; what a callback saves after it has the running statistics that go with the weights."""
+        super().training_step(batch, batch_idx)
         self.update_statistics(self.trainer.world_size)
 
     def update_statistics(self, processes: int) -> None:

@@ -24,7 +24,9 @@ def test_it_predicts_the_mean_and_leaves_the_learner_as_it_is(cls, float64):
         with torch.no_grad():
             logits.append(lit_model.step_predictions(batch, [0])[0])
     assert not torch.allclose(*logits, rtol=1e-3)
+    ensemble = LitEnsemble(lit_model, members)
+    ensemble.test_step(batch._replace(support_y=labels.int(), query_y=labels.int()), 0)  # a person's own labels
     before = {name: value.clone() for name, value in lit_model.state_dict().items()}
-    (scores,) = LitEnsemble(lit_model, members).eval().step_scores(batch, [0])
+    (scores,) = ensemble.eval().step_scores(batch, [0])
     torch.testing.assert_close(scores.loss, lit_model.loss(sum(logits) / 2, labels))
     assert all(torch.equal(value, before[name]) for name, value in lit_model.state_dict().items())

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from helpers import bare_trainer
@@ -313,3 +314,52 @@ def test_the_model_is_at_its_first_step_after_it_has_adapted():
     lit_model = LitMAMLPlusPlus(Conv4((1, 16, 16), 3, width=4), inner_loop_steps=3)
     lit_model.adapted_model(torch.rand(6, 1, 16, 16), torch.arange(3).repeat(2), 3)
     assert {norm.step for norm in lit_model.norms} == {0}
+
+
+class Norms(torch.nn.Module):
+    """Uses its batch norm so many times, and has another one that it does not use."""
+
+    def __init__(self, uses):
+        super().__init__()
+        self.body, self.head, self.uses = torch.nn.Linear(4, 6), torch.nn.Linear(6, 3), uses
+        self.norm, self.unused = torch.nn.BatchNorm1d(6), torch.nn.BatchNorm1d(2)
+
+    def forward(self, x):
+        x = self.body(x)
+        for _ in range(self.uses):
+            x = self.norm(x).relu()
+        return self.head(x)
+
+
+def points():
+    x, y = torch.rand(2, 6, 4), torch.arange(3).repeat(2, 2)
+    return DataLoader([EpisodeBatch(x, y, x, y, torch.arange(2))], batch_size=None)
+
+
+def test_a_norm_that_is_not_used_is_left_and_one_that_is_used_twice_is_refused():
+    lit_model = LitMAMLPlusPlus(Norms(1), metric="accuracy")
+    bare_trainer(max_steps=1).fit(lit_model, points())
+    used, unused = lit_model.norms
+    assert used.running_mean.any() and not unused.running_mean.any()
+    for uses in (2, 2):  # and again, after what failed
+        with pytest.raises(BadInput, match="Norms uses a batch norm more than once"):
+            bare_trainer(max_steps=1).fit(LitMAMLPlusPlus(Norms(uses), metric="accuracy"), points())
+    bare_trainer(max_steps=1).fit(LitMAMLPlusPlus(Norms(2), metric="accuracy", per_step_bn_statistics=False), points())
+
+
+class Keeps(pl.Callback):
+    """What a checkpoint at the end of each update holds."""
+
+    def __init__(self):
+        self.states = []
+
+    def on_train_batch_end(self, trainer, lit_model, *_):
+        self.states.append({name: value.clone() for name, value in lit_model.state_dict().items()})
+
+
+def test_a_checkpoint_after_an_update_has_the_statistics_that_go_with_its_weights():
+    kept = Keeps()
+    lit_model = LitMAMLPlusPlus(Norms(1), metric="accuracy")
+    bare_trainer(max_steps=2, callbacks=[kept]).fit(lit_model, points())
+    now = lit_model.state_dict()
+    assert [name for name in now if not torch.equal(now[name], kept.states[-1][name])] == []
