@@ -159,26 +159,41 @@ def _same_random_numbers() -> Iterator[list[bool]]:
         torch.set_rng_state(torchs)
 
 
-def identity(model: nn.Module) -> tuple:
-    """What changes when a layer is replaced or given another class, somebody listens to one, or a switch is turned.
+class FastPath:
+    """A model's fast path, or none, for as long as the model is the same."""
 
-    Switches are plain values among the attributes of a module that is not PyTorch's own.
-    """
-    return tuple(
-        (id(module), kind, is_listened_to(module), () if _is_pytorchs(kind.__module__) else _switches(module))
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = assemble(model)
+        self._structure, self._switches = _structure(model), _switches(model)
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether no layer was replaced since or got another class, nobody listens to one, and no switch was turned.
+
+        A model without a fast path is not looked at for switches: it may turn some with every call.
+        """
+        same = self._structure == _structure(model)
+        return same and (self.layers is None or self._switches == _switches(model))
+
+
+def _structure(model: nn.Module) -> tuple:
+    return tuple((id(module), type(module), is_listened_to(module)) for module in model.modules())
+
+
+def _switches(model: nn.Module) -> list[tuple[str, Any]]:
+    """The plain values among the attributes of modules that are not PyTorch's own, by their names."""
+    found = [
+        (name, value)
         for module in model.modules()
-        for kind in (type(module),)
-    )
+        if not _is_pytorchs(type(module).__module__)
+        for name, value in vars(module).items()
+        if type(value) in (bool, int, float, str)
+    ]
+    return [switch for switch in found if switch[0] != "training"]
 
 
 @functools.cache
 def _is_pytorchs(module: str) -> bool:
     return module.startswith("torch.nn.")
-
-
-def _switches(module: nn.Module) -> list[tuple[str, Any]]:
-    found = [(name, value) for name, value in vars(module).items() if type(value) in (bool, int, float, str)]
-    return [switch for switch in found if switch[0] != "training"]
 
 
 def _called(graph: fx.Graph) -> list[tuple]:

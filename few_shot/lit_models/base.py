@@ -16,7 +16,7 @@ from few_shot.checkpoint import data_module, describe, describe_data, load_learn
 from few_shot.episodes import EpisodeBatch, as_episodes, number_type
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
-from few_shot.fast_path.folded import Layer, assemble, identity
+from few_shot.fast_path.folded import FastPath, Layer
 from few_shot.lit_models.compiled_step import CompiledStep
 from few_shot.lit_models.divergence import what_diverged
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
@@ -112,7 +112,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self.gradient_clip_val = gradient_clip_val
         self.gradient_clip_algorithm = gradient_clip_algorithm
         self.max_skipped_updates = at_least(0, max_skipped_updates, "max_skipped_updates")
-        self._folded: tuple[Any, list[Layer] | None] | None = None
+        self._fast_path: FastPath | None = None
         self._compiled: CompiledStep | None = None
         self._collector = EpisodeCollector()
         self._results: EpisodeResults | None = None
@@ -122,7 +122,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a process that is sent it, finds the fast path again: it consists of inner functions."""
         state = super().__getstate__()
-        return {**state, "_folded": None}
+        return {**state, "_fast_path": None}
 
     # What an algorithm answers.
 
@@ -211,11 +211,10 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         if not self.fast_path:
             return None
         if torch.compiler.is_compiling():  # compiled code cannot search
-            return None if self._folded is None else self._folded[1]
-        model = identity(self.model)
-        if self._folded is None or self._folded[0] != model:
-            self._folded = model, assemble(self.model)
-        return self._folded[1]
+            return None if self._fast_path is None else self._fast_path.layers
+        if self._fast_path is None or not self._fast_path.is_of(self.model):
+            self._fast_path = FastPath(self.model)
+        return self._fast_path.layers
 
     @property
     def folds_convolutions(self) -> bool:
@@ -273,7 +272,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         They stay as they are without a data module, and in a test of a learner that has some from its training.
         """
         keep_buffers_apart(self)
-        self._folded = None  # a layer's own settings may have changed since; found again before anything is compiled
+        self._fast_path = None  # a layer's own settings may have changed since; found again before anything is compiled
         _ = self.folded_layers
         if stage in ("validate", "test"):
             self._results = None
