@@ -191,11 +191,15 @@ class Patience(EarlyStopping):
     """Stops a training when so many validations in a row are no better than the best one so far.
 
     A resumed run has the patience that it is resumed with. A result that is not a number is no better, and no end.
+
+    Args:
+        anew: whether a resumed run forgets the results before, which are of another validation.
     """
 
-    def __init__(self, monitor: str, mode: str, patience: int) -> None:
+    def __init__(self, monitor: str, mode: str, patience: int, anew: bool = False) -> None:
         super().__init__(monitor, mode=mode, patience=patience, check_finite=False, check_on_train_epoch_end=False)
-        self.asked_for = patience
+        self.asked_for, self.anew = patience, anew
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict | {"patience": self.asked_for})
+        if not self.anew:
+            super().load_state_dict(state_dict | {"patience": self.asked_for})

@@ -83,9 +83,14 @@ class RunCheckpoint(ModelCheckpoint):
     """The best checkpoints by validation, found again where the run's folder was moved.
 
     It also keeps count where a resumed run keeps more or fewer of the best than before, which Lightning does not.
+
+    Args:
+        keep: how many.
+        anew: whether a resumed run forgets which were the best, by another validation.
     """
 
-    def __init__(self, folder: RunFolder, monitor: str, mode: str, keep: int) -> None:
+    def __init__(self, folder: RunFolder, monitor: str, mode: str, keep: int, anew: bool = False) -> None:
+        self.anew = anew
         super().__init__(
             dirpath=folder.checkpoints,
             filename="best-{step}",
@@ -97,7 +102,8 @@ class RunCheckpoint(ModelCheckpoint):
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        best = ranked(state_dict["best_k_models"], Path(str(self.dirpath)), self.mode)[: self.save_top_k]
+        scores = {} if self.anew else state_dict["best_k_models"]
+        best = ranked(scores, Path(str(self.dirpath)), self.mode)[: self.save_top_k]
         state_dict = state_dict | {"dirpath": self.dirpath, "best_k_models": dict(best)}
         path = Path(str(self.dirpath)) / Path(state_dict["last_model_path"]).name
         state_dict["last_model_path"] = str(path) if path.is_file() else ""

@@ -61,10 +61,9 @@ def main(argv: Sequence[str] | None = None) -> str:
             raise BadInput("--limit_test_batches=0 leaves nothing to compare.")
         for name, experiment in members.items():
             say(f"\n{name}")
-            lines.append(f"| {name} | {row(experiment)} |")
-            folder = RunFolder.latest(log_dir, experiment.name)
-            if folder is not None and folder.result() is not None:  # its training has not diverged
-                folders.append(folder)
+            cells, folder = row(experiment)
+            lines.append(f"| {name} | {cells} |")
+            folders += [folder] if folder is not None else []
         table = "\n".join(lines)
         print(f"\nMean squared error ± 95 % CI after so many inner steps, {options.max_steps} outer updates\n\n{table}")
         if folders:
@@ -74,24 +73,26 @@ def main(argv: Sequence[str] | None = None) -> str:
     return table
 
 
-def row(experiment: Experiment) -> str:
-    """One run: its errors, how many test episodes diverged, its wall time, and how many numbers it learned."""
+def row(experiment: Experiment) -> tuple[str, RunFolder | None]:
+    """One run: its errors, how many test episodes diverged, its wall time, and how many numbers it learned.
+
+    Its folder too, unless its training diverged or it was only tried out.
+    """
     _, lit_model = experiment.build()
     trained = experiment.classes["lit_model_class"].__name__ != "LitRandom"
     learned = sum(p.numel() for p in lit_model.parameters() if p.requires_grad) if trained else 0
     started = time.perf_counter()
     try:
-        summary = run(experiment)
+        summary, folder = run(experiment)
     except TrainingDiverged as error:
-        return f"training diverged: {error}" + " |" * (len(STEPS) + 2)
-    if summary is None:  # it was finished before this job of SLURM was queued again
-        folder = RunFolder.latest(experiment.options.log_dir, experiment.name)
-        summary = None if folder is None else folder.result()
+        return f"training diverged: {error}" + " |" * (len(STEPS) + 2), None
+    if summary is None and folder is not None:  # it was finished before this job of SLURM was queued again
+        summary = folder.result()
     assert summary is not None, "a run without a test"
     results = {result["step"]: (result["mean"], result["ci95"]) for result in summary["per_step"]}
     cells = ["–" if step not in results else _cell(*results[step]) for step in STEPS]
     seconds = time.perf_counter() - started
-    return " | ".join([*cells, str(summary["diverged"]), f"{seconds:.0f} s", str(learned)])
+    return " | ".join([*cells, str(summary["diverged"]), f"{seconds:.0f} s", str(learned)]), folder
 
 
 def _cell(*numbers: float | None) -> str:

@@ -17,6 +17,7 @@ if __name__ == "__main__":
     end_while_importing()
 
 from few_shot.checkpoint import find_checkpoint
+from few_shot.errors import BadInput
 from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from training.command_line import TRAINING_ONLY, clear_errors, parse
@@ -70,11 +71,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         trainer = build_trainer(experiment, world, None, data.metric)
         trainer.precision_plugin.convert_module(lit_model)  # or 64 bits would lose half on their way
         load_weights(lit_model, str(checkpoint), "checkpoint")
+        experiment.check_learned_rates(lit_model)
         mode = METRICS[data.metric].mode
         members = ensemble_of(find_checkpoint(checkpoint).parent, options.ensemble, mode) if options.ensemble else []
         output = None
         if experiment.extra["output_dir"] is not None:
             output = RunFolder(given_path(experiment.extra["output_dir"], "output_dir"))
+            if (output.path / "run.json").is_file():
+                raise BadInput(
+                    f"output_dir={output.path} is the folder of a run, which has a test of its own: name another."
+                )
             make_folder(output.path, "output_dir")
         with explained(lit_model, data, world.size):
             found = test(trainer, lit_model, data, members=members, folder=output)

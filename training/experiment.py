@@ -10,6 +10,7 @@ from few_shot.arguments import weights_follow
 from few_shot.episodes import Split
 from few_shot.errors import BadInput, above_zero, at_least
 from training.run_folder import read_checkpoint
+from training.settings import setting_of_test
 from training.terminal import is_first_process
 
 #: Lightning's strategies that work here: those whose processes are the command's own.
@@ -128,6 +129,14 @@ class RunOptions:
             raise BadInput("--fast_dev_run and --resume exclude each other: it tries an experiment out from its start.")
 
 
+#: What a run's validation scores depend on, beside the weights.
+OF_VALIDATION = (
+    *("data_class", "eval_seed", "val_episodes", "limit_val_batches", "episode_classes", "support_samples"),
+    *("test_query_samples", "shuffle_labels", "rotations", "image_size", "class_split", "split_seed"),
+    *("test_inner_loop_steps", "transductive", "inner_lr", "inner_optimizer", "adapt_norm", "loss"),
+)
+
+
 @dataclass
 class Experiment:
     """A resolved command line."""
@@ -143,6 +152,23 @@ class Experiment:
     def name(self) -> str:
         """The bare names of data set and algorithm: ``Sinusoid-LitMAML``."""
         return "-".join(self.classes[flag].__name__ for flag in ("data_class", "lit_model_class"))
+
+    @property
+    def changed_validation(self) -> list[str]:
+        """The flags that make a resumed run's validation another one: its scores do not compare with those before."""
+        was, now = self.resumed_from, self.config
+        both = was.keys() & now.keys()
+        return [f for f in OF_VALIDATION if f in both and setting_of_test(was, f) != setting_of_test(now, f)]
+
+    def check_learned_rates(self, lit_model: Any) -> None:
+        """Refuse an inner rate that would have no effect: it is learned, and the checkpoint's counts.
+
+        Raises:
+            BadInput: there is one.
+        """
+        rate = self.config.get("inner_lr")
+        if getattr(lit_model, "rates", None) is not None and self.resumed_from.get("inner_lr", rate) != rate:
+            raise BadInput(f"--inner_lr={rate} has no use here: the rates are learned, and the checkpoint's count.")
 
     def modules(self) -> tuple[Any, Any]:
         """Build the data module, which does not look for its data yet, and the algorithm with its model.

@@ -29,6 +29,7 @@ from training.pictures import draw_steps, draw_validations
 from training.report_tables import comparison, duration, result_table, seconds_of, table
 from training.run_folder import RunFolder, make_folder
 from training.run_names import algorithm_name, run_names
+from training.settings import setting_of_test
 from training.terminal import print_result
 
 if TYPE_CHECKING:
@@ -152,13 +153,6 @@ def _since(folder: RunFolder) -> str:
     return f"its training has not ended since: --resume={folder.path} goes on with it."
 
 
-def _episodes_setting(config: Mapping[str, Any], flag: str) -> Any:
-    """A flag's value; of the queries of the test, what it stands for."""
-    if flag != "test_query_samples":
-        return config.get(flag)
-    return config.get(flag) or config.get("query_samples") or config.get("support_samples")
-
-
 def _tests_on_the_same_episodes(
     folders: Sequence[RunFolder], configs: Sequence[Mapping[str, Any]]
 ) -> tuple[str, list[EpisodeResults]]:
@@ -177,7 +171,7 @@ def _tests_on_the_same_episodes(
         for flag in EPISODES:
             if flag in ("class_split", "split_seed") and classes_known:
                 continue  # what they have led to is on record
-            ours, theirs = _episodes_setting(config, flag), _episodes_setting(other, flag)
+            ours, theirs = setting_of_test(config, flag), setting_of_test(other, flag)
             if ours != theirs:
                 raise BadInput(f"{both} {flag} is {ours} and {theirs}.")
         if classes_known and folder.test_classes() != classes:

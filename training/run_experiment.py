@@ -23,6 +23,7 @@ import pytorch_lightning as pl
 
 from few_shot.data import ImageFolders
 from few_shot.errors import BadInput, TrainingDiverged
+from few_shot.files import given_path
 from few_shot.metrics import METRICS
 from training import slurm
 from training.callbacks import RunRecord
@@ -43,11 +44,11 @@ from training.trainer import build_trainer
 def main(argv: Sequence[str] | None = None) -> dict[str, Any] | None:
     """Run one experiment; returns the content of ``test_metrics.json``, or None without a test."""
     with clear_errors():
-        return run(parse_run(argv, "Meta-train a model, test it, and leave a record of the run."))
+        return run(parse_run(argv, "Meta-train a model, test it, and leave a record of the run."))[0]
 
 
-def run(experiment: Experiment) -> dict[str, Any] | None:
-    """Train, test, write the record, print the result."""
+def run(experiment: Experiment) -> tuple[dict[str, Any] | None, RunFolder | None]:
+    """Train, test, write the record, print the result; returns that, and the run's folder if it has one."""
     try:
         return _run(experiment)
     except Stopped as stop:
@@ -56,7 +57,7 @@ def run(experiment: Experiment) -> dict[str, Any] | None:
         raise
 
 
-def _run(experiment: Experiment) -> dict[str, Any] | None:
+def _run(experiment: Experiment) -> tuple[dict[str, Any] | None, RunFolder | None]:
     options = experiment.options
     set_up_process(options)
     world = world_of(experiment)
@@ -66,10 +67,10 @@ def _run(experiment: Experiment) -> dict[str, Any] | None:
         check_resumable(before, options.resume)
     if before and not options.fast_dev_run and (over := trains_no_more(experiment, before)):
         folder_of_run = RunFolder.going_on_from(str(options.resume))
-        is_tested = folder_of_run is None or (folder_of_run.is_finished and not folder_of_run.has_old_test)
+        is_tested = folder_of_run is None or folder_of_run.is_tested
         if options.limit_test_batches == 0 or is_tested:
             say(f"{over} Nothing is done, and nothing is changed.")
-            return None
+            return None, folder_of_run
         say(f"{over} Its test is left.")
         options.max_steps = before["global_step"]
     data, lit_model = experiment.build(trained_on=data_record(before))
@@ -77,31 +78,60 @@ def _run(experiment: Experiment) -> dict[str, Any] | None:
         trainer = build_trainer(experiment, world, None, data.metric)
         with explained(lit_model, data, world.size):
             fit(trainer, lit_model, data, options.resume)
-            return test(trainer, lit_model, data)
+            return test(trainer, lit_model, data), None
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
-    if before and RunFolder.going_on_from(str(options.resume)) is None:
+        experiment.check_learned_rates(lit_model)
+    going_on = RunFolder.going_on_from(options.resume) if options.resume is not None else None
+    if before and going_on is None:
         say(f"{options.resume} lies in no run's folder (version_<number>): a new run goes on from it.")
+    if going_on is not None:
+        check_log_dir(experiment, going_on)
+        if changed := experiment.changed_validation:
+            flags = ", ".join(f"--{flag}" for flag in changed)
+            say(f"The validation is another one than before ({flags}): the best checkpoint is sought anew.")
     folder = RunFolder.start(options.log_dir, experiment.name, options.resume, world)
     with folder.taken(), folder.shared_with_launched_processes(), how_to_go_on(folder, experiment.config):
         device = device_name(experiment, world)
-        record = RunRecord(
+
+        def record() -> None:
+            if before:
+                folder.branch(Path(str(options.resume)))
+            folder.record(experiment.config, device, before or None, data.record())
+
+        keeper = RunRecord(
             folder,
             experiment.config,
-            lambda: folder.record(experiment.config, device, before or None, data.record()),
+            record,
             resumed=bool(before),
         )
-        trainer = build_trainer(experiment, world, folder, data.metric, before.get("global_step"), record)
+        trainer = build_trainer(experiment, world, folder, data.metric, before.get("global_step"), keeper)
         try:
             with explained(lit_model, data, world.size):
                 fit(trainer, lit_model, data, options.resume)
-                return finish(experiment, trainer, lit_model, data, folder)
+                return finish(experiment, trainer, lit_model, data, folder), folder
         except Stopped as stop:
             if not stop.agreed:
                 end_launched(trainer)
             raise
+
+
+def check_log_dir(experiment: Experiment, folder: RunFolder) -> None:
+    """Refuse a ``--log_dir`` that a resumed run does not lie in: it goes on where it is.
+
+    Raises:
+        BadInput: there is one.
+    """
+    given = experiment.options.log_dir
+    if given == experiment.resumed_from.get("log_dir", given):
+        return
+    if given_path(given, "log_dir").resolve() != folder.path.resolve().parents[1]:
+        raise BadInput(
+            f"--log_dir={given} has no use here: a resumed run goes on in its own folder, {folder.path}. To begin a "
+            "new run from its checkpoint, copy that to another folder and resume it there."
+        )
 
 
 def fit(trainer: pl.Trainer, lit_model: Any, data: Any, resume: str | None) -> None:
@@ -140,7 +170,8 @@ def how_to_go_on(folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]
     except BaseException as error:
         if folder.last_checkpoint.is_file():
             program = sys.argv[0] if sys.argv[0].endswith("run_experiment.py") else "training/run_experiment.py"
-            command = shlex.join(["python", program, f"--resume={folder.path}", *own_flags(config)])
+            given = folder.flags_not_recorded(config)  # those that it is resumed with, if it has not begun
+            command = shlex.join(["python", program, f"--resume={folder.path}", *own_flags(config), *given])
             error.add_note(f"Go on from the last checkpoint with: {command}")
         else:
             error.add_note(f"There is no checkpoint yet in {folder.path}.")

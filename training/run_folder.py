@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -247,6 +247,25 @@ class RunFolder:
         if resumed_from is not None:
             self._clean(resumed_from)
 
+    def branch(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint that may not be the last: set later ones aside, and make it the last.
+
+        They are moved to ``checkpoints/after_step=<updates>``, which no command looks into.
+        """
+        if not is_first_process() or not self.last_checkpoint.is_file() or checkpoint.samefile(self.last_checkpoint):
+            return
+        content, updates = checkpoint.read_bytes(), read_checkpoint(checkpoint, "resume")["global_step"]
+        with suppress(BadInput):  # a last one that is damaged was passed over, and is written anew
+            if read_checkpoint(self.last_checkpoint, "resume")["global_step"] <= updates:
+                return
+            later = [path for update, path in self.kept().items() if update > updates and path != self.last_checkpoint]
+            aside = self.checkpoints / f"after_step={updates}"
+            aside.mkdir(exist_ok=True)
+            write_whole(aside / self.last_checkpoint.name, self.last_checkpoint.read_bytes())
+            write_whole(self.last_checkpoint, content)
+            for path in later:
+                path.replace(aside / path.name)
+
     def _is_done(self, row: Mapping[str, Any], updates: int) -> bool:
         """Whether a row of metrics.csv is of what need not be done again after so many updates."""
         of_test_under_way = _is_of_test(row) and int(row["step"]) == updates and not self.is_finished
@@ -351,6 +370,18 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run, since it was last started or resumed, has come to its end: test, pictures and report."""
         return self.facts().get("finished", False)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it has come to its end, with a test of what it has come to."""
+        return self.is_finished and self.result() is not None and not self.has_old_test
+
+    def flags_not_recorded(self, config: Mapping[str, Any]) -> list[str]:
+        """The flags of a run that its record does not have: it is resumed with them, and has not begun."""
+        known = self.config() if (self.path / "config.yaml").is_file() else dict(config)
+        now = yaml.safe_load(yaml.safe_dump(dict(config)))  # as a record has it
+        new = {flag: value for flag, value in now.items() if flag != "resume" and known.get(flag) != value}
+        return [f"--{flag}={'null' if value is None else value}" for flag, value in new.items()]
 
     @property
     def has_old_test(self) -> bool:

@@ -43,3 +43,10 @@ def as_settings(content: Any, name: str) -> dict[str, Any]:
         if not isinstance(flag, str) or not all(v is None or isinstance(v, int | float | str) for v in values):
             raise BadInput(f"{name} must hold flags, one 'name: value' a line: {str(flag)[:60]!r} is none.")
     return dict(content)
+
+
+def setting_of_test(config: Mapping[str, Any], flag: str) -> Any:
+    """A flag's value; of the queries of validation and test, what it stands for."""
+    if flag != "test_query_samples":
+        return config.get(flag)
+    return config.get(flag) or config.get("query_samples") or config.get("support_samples")

@@ -36,16 +36,17 @@ def build_trainer(
     """
     options = experiment.options
     monitor, mode = f"val_{metric}", METRICS[metric].mode
+    anew = bool(experiment.changed_validation)
     max_steps = options.updates
     callbacks: list[Callback] = [*([record] if record else []), EndlessEpoch(), Noise(options.seed), Progress()]
     if options.track_grad_norm is not None or options.log_gradient_histograms:
         callbacks.append(GradientLog(options.track_grad_norm, options.log_gradient_histograms))
     if folder is not None:
-        callbacks.append(RunCheckpoint(folder, monitor, mode, keep=max(1, options.ensemble)))
+        callbacks.append(RunCheckpoint(folder, monitor, mode, max(1, options.ensemble), anew))
         # Not save_last=True, which leaves last.ckpt alone when a validation brings nothing better.
         callbacks.append(LastCheckpoint(folder, options.val_check_interval))
     if options.stop_early and options.limit_val_batches != 0:
-        callbacks.append(Patience(monitor, mode, options.stop_early))
+        callbacks.append(Patience(monitor, mode, options.stop_early, anew))
     limits: dict[str, Any] = {
         f"limit_{part}_batches": limit
         for part, limit in (("val", options.limit_val_batches), ("test", options.limit_test_batches))

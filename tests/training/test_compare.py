@@ -24,6 +24,19 @@ def test_two_updates_of_every_algorithm(tmp_path, monkeypatch):
     assert [name for name in compare.MEMBERS if f"<th scope=row>{name}</th>" not in report] == []
 
 
+def test_a_row_that_was_finished_before_is_of_its_own_run(tmp_path, monkeypatch):
+    """MAML and FOMAML have one name for their folders, and FOMAML's is the later one."""
+    flags = ["--max_steps=1", "--test_episodes=3", "--val_episodes=2", "--gpus=0", f"--log_dir={tmp_path}"]
+    monkeypatch.setattr(compare, "MEMBERS", {name: compare.MEMBERS[name] for name in ("MAML", "FOMAML")})
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    first = compare.main(flags)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = compare.main(flags)
+    results, repeated = ([line.split("|")[2:5] for line in table.splitlines()[2:]] for table in (first, again))
+    assert results == repeated and results[0] != results[1]
+    assert len(list(tmp_path.glob("*/version_*"))) == 2
+
+
 def test_every_algorithm_is_compared_but_those_of_classes():
     compared = {flags[0].split("=")[1] for flags in compare.MEMBERS.values()}
     assert compared == set(few_shot.lit_models.__all__) - {"LitProtoMAML", "LitProtoNet"}

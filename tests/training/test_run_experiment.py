@@ -230,9 +230,56 @@ def test_the_best_checkpoint_is_tested_not_the_last(tmp_path):
     assert means["last.ckpt"] != means[best(folder).name]
 
 
-def test_a_run_without_a_test_can_be_evaluated(tmp_path):
+def test_a_run_without_a_test_can_be_evaluated_and_tested(tmp_path):
     run(tmp_path, "--max_steps=2", "--limit_test_batches=0")
-    assert evaluate.main([f"--checkpoint={best(tmp_path / RUN)}"])["episodes"] == 11
+    found = evaluate.main([f"--checkpoint={best(tmp_path / RUN)}"])
+    assert found["episodes"] == 11
+    assert run_experiment.main([f"--resume={tmp_path / RUN}", "--limit_test_batches=null"])["mean"] == found["mean"]
+    assert run_experiment.main([f"--resume={tmp_path / RUN}"]) is None  # once
+
+
+def test_scores_of_another_validation_do_not_compete(tmp_path, capsys):
+    """The run's own are set so low that nothing could be better."""
+    run(tmp_path, "--max_steps=4", "--val_check_interval=2")
+    folder = tmp_path / RUN
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    (of_best,) = (s for s in state["callbacks"].values() if "best_k_models" in s)
+    of_best["best_k_models"] = {path: torch.tensor(1e-9) for path in of_best["best_k_models"]}
+    torch.save(state, folder / "checkpoints" / "last.ckpt")
+    before = best(folder).name
+    run_experiment.main([f"--resume={folder}", "--max_steps=6"])
+    assert best(folder).name == before
+    capsys.readouterr()
+    run_experiment.main([f"--resume={folder}", "--max_steps=8", "--eval_seed=3", "--val_episodes=5"])
+    assert "another one than before (--eval_seed, --val_episodes): the best checkpoint" in capsys.readouterr().err
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    (of_best,) = (s for s in last["callbacks"].values() if "best_k_models" in s)
+    assert [path.rpartition("/")[2] for path in of_best["best_k_models"]] == ["best-step=8.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "said"),
+    [
+        (evaluate, ["--checkpoint={run}", "--output_dir={run}"], "is the folder of a run, which has a test of its own"),
+        (run_experiment, ["--resume={run}", "--max_steps=30", "--log_dir={run}/x"], "goes on in its own folder"),
+    ],
+)
+def test_what_a_run_has_is_not_replaced(finished, script, flags, said, capsys):
+    _, folder = finished
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit):
+        script.main([flag.format(run=folder) for flag in flags])
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_rate_that_is_learned_cannot_be_given(tmp_path, capsys):
+    run(tmp_path, "--lit_model_class=LitMAMLPlusPlus", "--max_steps=2", "--limit_test_batches=0")
+    folder = tmp_path / "Sinusoid-LitMAMLPlusPlus" / "version_0"
+    for script, flag in ((evaluate, "checkpoint"), (run_experiment, "resume")):
+        with pytest.raises(SystemExit):
+            script.main([f"--{flag}={folder}", "--inner_lr=5"] + ["--max_steps=3"] * (flag == "resume"))
+        assert "--inner_lr=5.0 has no use here: the rates are learned" in capsys.readouterr().err
 
 
 def test_versions_do_not_collide(tmp_path):

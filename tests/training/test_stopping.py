@@ -93,6 +93,41 @@ def test_it_goes_on_as_if_it_had_never_stopped(step, n, tmp_path, signal_at, cap
     assert outcome(folder) == never
 
 
+def test_a_run_that_is_stopped_before_it_goes_on_names_the_flags_that_it_was_to_go_on_with(tmp_path, signal_at, capsys):
+    folder = run(tmp_path)
+    signal_at("on_train_start", 1)
+    with pytest.raises(SystemExit):
+        run_experiment.main([f"--resume={folder}", "--max_steps=9", "--track_grad_norm=2"])
+    command = capsys.readouterr().err.strip().splitlines()[-1].partition(f"--resume={folder} ")[2]
+    assert sorted(command.split()) == ["--max_steps=9", "--track_grad_norm=2.0"]
+    run_experiment.main([f"--resume={folder}", *command.split()])
+    assert len(RunFolder(folder).curve("train_loss")) == 9 and RunFolder(folder).is_tested
+
+
+def test_a_branch_that_is_killed_goes_on_as_the_branch_and_what_came_later_is_set_aside(tmp_path, monkeypatch):
+    folder = run(tmp_path, "--ensemble=5")
+    checkpoints, calls = folder / "checkpoints", []
+    original = LitMetaLearner.training_step
+
+    def killed_at_the_second(self, *args):
+        calls.append(None)
+        if len(calls) == 2:
+            raise RuntimeError("killed")
+        return original(self, *args)
+
+    monkeypatch.setattr(LitMetaLearner, "training_step", killed_at_the_second)
+    with pytest.raises(RuntimeError, match="killed"):
+        run_experiment.main([f"--resume={checkpoints / 'best-step=3.ckpt'}", "--outer_lr=0.5"])
+    aside = checkpoints / "after_step=3"
+    assert {path.name for path in aside.iterdir()} == {"best-step=6.ckpt", "best-step=8.ckpt", "last.ckpt"}
+    assert [torch.load(p / "last.ckpt", weights_only=True)["global_step"] for p in (checkpoints, aside)] == [3, 8]
+    assert list(RunFolder(folder).kept()) == [3]
+    run_experiment.main([f"--resume={folder}"])
+    assert RunFolder(folder).config()["outer_lr"] == 0.5 and list(RunFolder(folder).kept()) == [3, 6, 8]
+    weights = [torch.load(p / "last.ckpt", weights_only=True)["state_dict"] for p in (checkpoints, aside)]
+    assert not any(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
 @pytest.mark.parametrize(("member", "precision"), [*((member, "64") for member in MEMBERS), ("LitMAML", "bf16")])
 def test_every_member_at_every_precision(member, precision, tmp_path, signal_at, capsys):
     flags = [f"--lit_model_class={member}", f"--precision={precision}", "--limit_test_batches=0", "--max_steps=4"]
