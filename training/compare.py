@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from training.stopping import end_while_importing
+    from training.starting import start
 
-    end_while_importing()
+    start()
 
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.files import given_path

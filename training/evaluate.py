@@ -12,9 +12,9 @@ from typing import Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from training.stopping import end_while_importing
+    from training.starting import start
 
-    end_while_importing()
+    start()
 
 from few_shot.checkpoint import find_checkpoint
 from few_shot.errors import BadInput

@@ -10,6 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.starting import start
+
+    start()
+
 from few_shot.export import Exported
 from training.command_line import clear_errors, parse_options
 from training.terminal import print_result, say, tidy_warnings

@@ -14,9 +14,9 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from training.stopping import end_while_importing
+    from training.starting import start
 
-    end_while_importing()
+    start()
 
 import numpy as np
 import torch

@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+if __name__ == "__main__":
+    from training.starting import start
+
+    start()
+
 import numpy as np
 
 from few_shot.errors import BadInput

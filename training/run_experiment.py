@@ -15,9 +15,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from training.stopping import end_while_importing
+    from training.starting import start
 
-    end_while_importing()
+    start()
 
 import pytorch_lightning as pl
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if __name__ == "__main__":
-    from training.stopping import end_while_importing
+    from training.starting import start
 
-    end_while_importing()
+    start()
 
 from few_shot.checkpoint import find_checkpoint, read_any
 from few_shot.confusion import count_confusion, draw_confusion
