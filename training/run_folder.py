@@ -74,7 +74,9 @@ class RunFolder:
     ``data.json``                  of images: each split's classes, how they were split, what was left out
     ``metrics.csv``                what was logged, one row each time; a resumed run goes on in it
     ``events.out.tfevents.*``      the same for TensorBoard, with the pictures
-    ``checkpoints/``               ``last.ckpt`` and the best by validation, ``best-step=<updates>.ckpt``
+    ``checkpoints/``               ``last.ckpt`` and the best by validation, ``best-step=<updates>.ckpt``;
+                                   later ones, set aside when the run went on from an earlier one, are in
+                                   ``after_step=<updates>/``
     ``test_metrics.json``          the test's result
     ``test_episodes.csv``          the test's result, episode by episode; ``ensemble_episodes.csv`` likewise
     ``curves.png``, ``steps.png``  pictures, each as ``.svg`` too: training and validation, the test against inner
