@@ -74,7 +74,8 @@ def test_command_runs_for_one_step(command, generated_data, generated_stores, ru
     elif experiment.classes["data_class"].__name__ == "MiniImagenet":
         small += [f"--data_dir={generated_data}", "--inner_loop_steps=1", "--test_inner_loop_steps=1"]
         small += ["--query_samples=1", "--test_query_samples=1", "--width=4", "--batch_size=1"]
-    run_experiment.main([*flags, *small, f"--log_dir={tmp_path}", f"--max_steps={2 if resuming else 1}"])
+    where = ["--max_steps=2"] if resuming else [f"--log_dir={tmp_path}", "--max_steps=1"]
+    run_experiment.main([*flags, *small, *where])
 
 
 @pytest.mark.parametrize(

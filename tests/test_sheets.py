@@ -29,6 +29,7 @@ class Knows(torch.nn.Module):
     """Says 0 before adaptation, and after it the truth, but of light pictures the next label."""
 
     dtype, device, test_inner_loop_steps = torch.float32, torch.device("cpu"), 2
+    shots = None
 
     def test_predictions(self, batch, steps):
         assert not self.training and not torch.is_grad_enabled()

@@ -108,7 +108,7 @@ class EpisodeDataModule(pl.LightningDataModule):
                 f"batch_size={self.batch_size} is fewer tasks than the {world_size} processes that share them: "
                 "give every process at least one."
             )
-        before = 0 if self.trainer is None else getattr(self.trainer.lightning_module, "episodes_before", 0)
+        before = getattr(getattr(self.trainer, "lightning_module", None), "episodes_before", 0)
         mine = before + np.asarray(share(self.batch_size, rank, world_size))
         numbers = functools.partial(_numbers, mine, self.batch_size)
         batches = MetaBatches(self, "train", self.seed, numbers, self.updates_at_once)
