@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import machine, peers
 from benchmarks.environment import ROOT
-from benchmarks.race import race
+from benchmarks.race import race, turns
 from benchmarks.results_table import RESULTS
 from benchmarks.workloads import Workload, build
 from few_shot.figure_style import house_style, line_style, new_figure, readable_memory, readable_time, save
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, write down, draw, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns for each (default: 5)")
+    parser.add_argument("--rounds", type=turns, default=5, help="turns for each (default: 5)")
     options = parser.parse_args(argv)
     found = measure(options.device, options.rounds)
     record = {"machine": machine.description(options.device), "steps": STEPS, "measured": found}

@@ -5,8 +5,10 @@ must not reach another, and its peak memory is its own. Turns, because a machine
 same drift, so that ratios of medians hold.
 """
 
+import argparse
 import multiprocessing
 import os
+import re
 import statistics
 import traceback
 from collections.abc import Callable
@@ -16,6 +18,13 @@ from benchmarks.environment import ROOT
 
 #: Makes a rival, in its process: what is to be known about it, and a function that takes a turn and says its seconds.
 Entry = Callable[..., tuple[dict[str, Any], Callable[[], float]]]
+
+
+def turns(text: str) -> int:
+    """The value of ``--rounds``."""
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 2:
+        raise argparse.ArgumentTypeError("it must be a whole number of at least 2: a spread needs two turns.")
+    return int(text)
 
 
 def race(

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import machine
 from benchmarks.environment import ROOT
-from benchmarks.race import race
+from benchmarks.race import race, turns
 from benchmarks.results_table import RESULTS
 from benchmarks.step import check, enter, on_device
 from benchmarks.workloads import ALL_ADAPT, Workload
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write down, unless told only to redraw; draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
-    parser.add_argument("--rounds", type=int, default=10, help="turns for each (default: 10)")
+    parser.add_argument("--rounds", type=turns, default=10, help="turns for each (default: 10)")
     parser.add_argument(
         "--output", type=Path, help="the picture (default: docs/scaling.png, on a GPU scaling_cuda.png)"
     )

@@ -24,7 +24,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environment, machine, peers, pipeline, speed_table
-from benchmarks.race import race
+from benchmarks.race import race, turns
 from benchmarks.workloads import WORKLOADS, Workload, build
 from training.process import keep_freed_memory
 
@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="these parts only")
     parser.add_argument("--rivals", choices=RIVALS, nargs="+", default=list(RIVALS), help="these, and the plain loop")
-    parser.add_argument("--rounds", type=int, help="turns for everybody (default: each workload's own)")
+    parser.add_argument("--rounds", type=turns, help="turns for everybody (default: each workload's own)")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/step_<device>.json")
     options = parser.parse_args(argv)
     os.environ["PYTHONWARNINGS"] = "ignore"

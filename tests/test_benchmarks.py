@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import peers, scaling, speed_table, step
+from benchmarks import checkpointing, peers, scaling, speed_table, step
 from benchmarks.race import race
 from benchmarks.workloads import ALL_ADAPT, WORKLOADS, Workload, build
 
@@ -64,6 +64,14 @@ def test_rivals_take_turns_in_processes_of_their_own():
     assert facts["b"]["quartiles"] == [2.0, 2.0]
     assert len({facts["a"]["process"], facts["b"]["process"], os.getpid()}) == 3
     assert facts["c"] == {"error": "ValueError: no such peer"}
+
+
+@pytest.mark.parametrize("program", [step, scaling, checkpointing])
+@pytest.mark.parametrize("rounds", ["1", "-3", "two"])
+def test_a_race_of_fewer_than_two_turns_is_refused(program, rounds, capsys):
+    with pytest.raises(SystemExit):
+        program.main([f"--rounds={rounds}"])
+    assert "--rounds: it must be a whole number of at least 2" in capsys.readouterr().err
 
 
 def test_table_names_who_could_not_take_part():

@@ -450,15 +450,17 @@ def _choose_classes(chosen: dict[str, Any]) -> tuple[dict[str, type], dict[str, 
 
 def _choices(argv: Sequence[str], settings_from: str) -> dict[str, Any]:
     """The flags that decide which others there are."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
+    )
     for flag in ("config", "log_dir", settings_from, *KINDS, "loss"):
         parser.add_argument(f"--{flag}")
     for flag in ("episode_classes", "support_samples"):
         parser.add_argument(f"--{flag}", type=lambda text: int(text) if re.fullmatch("[0-9]{1,9}", text) else text)
     try:
         return vars(parser.parse_known_args(list(argv))[0])
-    except SystemExit:
-        raise BadInput("a flag is missing its value.") from None
+    except argparse.ArgumentError as error:
+        raise BadInput(_plainly(str(error))) from None
 
 
 def _refuse_strangers(name: str, settings: dict[str, Any], named: dict[str, Any]) -> None:

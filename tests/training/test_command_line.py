@@ -380,6 +380,12 @@ def test_a_value_of_the_wrong_type_is_a_plain_sentence(flag, sentence, capsys):
     assert capsys.readouterr().err.partition("error: ")[2].strip() == sentence
 
 
+@pytest.mark.parametrize("flag", ["--data_class", "--resume", "--loss"])
+def test_a_flag_that_decides_others_is_named_where_its_value_is_missing(flag):
+    with pytest.raises(BadInput, match=rf"^{flag} is missing its value\.$"):
+        parsed(flag)
+
+
 def test_the_librarys_arguments_become_flags(capsys):
     parsed("--data_class=Sinusoid")
     with pytest.raises(SystemExit), clear_errors():
