@@ -86,9 +86,11 @@ def draw_confusion(confusion: Confusion) -> "Figure":
         text = f"{share[row, column]:.0f}"
         axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     axis.set(xlabel="taken for", ylabel="is")
-    axis.set_title(
+    figure.suptitle(
         f"{confusion.episodes} test episodes, {confusion.steps} inner steps:\n% of a row's queries that were taken for "
         "the column,\nof those in episodes that had both",
+        x=0.02,
+        ha="left",
         fontsize=9,
     )
     return figure

@@ -27,10 +27,16 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2
 MARKERS = "osD^vPX"
 #: Width of a panel in inches: its text, at 10 points, can still be read on a phone.
 WIDTH = 4.8
+#: Fonts with Chinese, Japanese or Korean letters. Those that are installed write what the usual font does not have.
+FONTS_OF_EAST_ASIA = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
+    *("PingFang SC", "PingFang HK", "Hiragino Sans", "Apple SD Gothic Neo"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+)
 SETTINGS: dict[Any, Any] = {
-    "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar in the name of a class is a dollar
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
     "axes.titlesize": 10,
@@ -67,9 +73,12 @@ def house_style() -> Iterator[None]:
     """
     try:
         import matplotlib
+        from matplotlib import font_manager
     except ImportError:
         raise BadInput("Pictures need matplotlib, which is not installed: pip install matplotlib.") from None
-    with matplotlib.rc_context(SETTINGS):
+    installed = set(font_manager.get_font_names())
+    families = ["sans-serif", *(name for name in FONTS_OF_EAST_ASIA if name in installed)]
+    with matplotlib.rc_context(SETTINGS | {"font.family": families}):
         yield
 
 

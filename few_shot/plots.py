@@ -65,7 +65,8 @@ def draw_fit(
     index = np.array([episode])
     drawn = data.draw("test", data.eval_seed, index)
     points = drawn.support_x[0, :, 0].double().numpy()
-    at = np.linspace(min(-5.0, points.min()), max(5.0, points.max()), 200)
+    low, high = getattr(data, "low", -5.0), getattr(data, "high", 5.0)
+    at = np.linspace(min(low, points.min()), max(high, points.max()), 200)
     figure, panels = new_figure(1, len(learners), height=3.6, sharey=True)
     shots = len(points)
     what = f"Test task {episode}: {shots} support point{'s' * (shots > 1)}, MSE on {drawn.query_x.shape[1]} others"

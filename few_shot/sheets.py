@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SHOWN = 5, 6
 #: Inches of a picture on a sheet.
 CELL = 0.72
+#: So many pictures' widths the heading takes.
+HEADING = 6.4
 
 
 def can_draw_sheet(data: Any) -> bool:
@@ -56,7 +58,7 @@ def draw_sheet(lit_model: Any, data: Any, episode: int = 0, steps: int | None = 
     ways = len(set(classes.tolist()))
     support, query = (_by_class(x[0].cpu(), ways) for x in (batch.support_x, batch.query_x))
     shots, queries = (min(x.shape[1], most) for x, most in zip((support, query), SHOWN, strict=True))
-    width, height = shots + queries + 0.4, 1.95
+    width, height = max(shots + queries + 0.4, HEADING), 1.95
     figure, ((axis,),) = new_figure(width=CELL * width, height=CELL * (height * ways + 1.1))
     figure.set_layout_engine("none")
     axis.set_position((0.01, 0.01, 0.98, 0.98))
@@ -71,7 +73,7 @@ def draw_sheet(lit_model: Any, data: Any, episode: int = 0, steps: int | None = 
         top = height * way + 0.3
         letter, name = letter_of(way), ending(store.class_names[classes[way * support.shape[1]]], 7 * int(width))
         axis.text(0, top - 0.12, letter, weight="bold", va="baseline")
-        axis.text(0.3, top - 0.12, name, va="baseline", fontsize=8, parse_math=False)
+        axis.text(0.3, top - 0.12, name, va="baseline", fontsize=8)
         for i in range(shots):
             _show(axis, support[way, i], i, top)
         for i in range(queries):

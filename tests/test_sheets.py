@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_random_class_folders
+from matplotlib.text import Text
 
 from few_shot import MAML, Sinusoid
 from few_shot.confusion import Confusion, count_confusion, draw_confusion
 from few_shot.data import MiniImagenet
 from few_shot.errors import BadInput
+from few_shot.figure_style import house_style
 from few_shot.models import Conv4, SinusoidMLP
 from few_shot.sheets import draw_sheet, letter_of
 
@@ -99,6 +101,37 @@ def test_a_matrix_of_twenty_classes_and_what_is_drawn_of_more():
         else:
             assert "50 classes are too many" in figure.get_suptitle()
             assert figure.axes[1].texts[0].get_text() == "some/class03 → some/class07: 10 of 10"
+
+
+def outside(figure):
+    """The texts of a figure that do not lie wholly in it."""
+    with house_style():
+        figure.draw_without_rendering()
+    found = []
+    for text in figure.findobj(Text):
+        box = text.get_window_extent()
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+        found += [text.get_text()] if text.get_text() and text.get_visible() and not inside else []
+    return found
+
+
+@pytest.mark.parametrize("queries", [1, 2])
+def test_the_heading_of_a_small_sheet_is_not_cut_off(data, queries):
+    few = MiniImagenet(data.data_dir, episode_classes=WAYS, query_samples=1, test_query_samples=queries)
+    few.test_split = "test"
+    few.prepare_data()
+    few.setup("test")
+    assert outside(draw_sheet(Knows(), few)) == []
+
+
+@pytest.mark.parametrize("classes", [2, 5, 41])
+def test_the_names_of_a_matrix_are_shown_whole_and_as_they_are(classes):
+    names = [f"${i}0_$100 bills and coins" for i in range(classes)]
+    counts = np.full((classes, classes), 10)
+    figure = draw_confusion(Confusion(names, counts, counts, episodes=5, steps=2))
+    assert [text for text in outside(figure) if not text.isdigit()] == []  # a tick beyond its axis is not drawn
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert any(names[0] in text for text in texts) and not any(text.get_parse_math() for text in figure.findobj(Text))
 
 
 def test_from_python_a_learner_draws_pictures_and_curves(data):

@@ -1,5 +1,6 @@
 """Pictures of runs: what their logs and their tests say. Each function draws one, and knows nothing of files."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,15 +91,22 @@ def _smooth(updates: np.ndarray, values: np.ndarray, points: int = 20) -> tuple[
     return updates[window - 1 :], np.convolve(values, np.ones(window) / window, mode="valid")
 
 
-def _many(runs: Mapping[str, Any], width: float = 4.8) -> "tuple[Figure, Axes]":
-    """One panel for several runs, with room for as many names below it."""
-    figure, ((axis,),) = new_figure(width=width, height=3.0 + 0.2 * (len(runs) if len(runs) > 1 else 0))
+def _many(runs: Mapping[str, Any]) -> "tuple[Figure, Axes]":
+    """One panel for several runs, with room for their names below it."""
+    lines = sum(len(_wrapped(name).splitlines()) for name in runs) if len(runs) > 1 else 0
+    figure, ((axis,),) = new_figure(height=3.0 + 0.22 * lines)
     return figure, axis
 
 
-def _name_lines(axis: "Axes", runs: Mapping[str, Any]) -> None:
+def _name_lines(figure: "Figure", runs: Mapping[str, Any]) -> None:
     if len(runs) > 1:
-        axis.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=1)
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, [_wrapped(name) for name in names], loc="outside lower left")
+
+
+def _wrapped(name: str) -> str:
+    """A run's name in lines that a panel is wide enough for."""
+    return textwrap.fill(name, 48)
 
 
 @house_style()
@@ -131,7 +139,7 @@ def draw_steps(runs: Mapping[str, EpisodeResults], metric: str, trained: Mapping
     count_axis(axis.xaxis)
     if kind.mode == "min" and 0 < least < np.inf:
         log_axis(axis.yaxis)
-    _name_lines(axis, runs)
+    _name_lines(figure, runs)
     return figure
 
 
@@ -184,5 +192,5 @@ def draw_validations(runs: Mapping[str, RunFolder], metric: str) -> "Figure | No
     count_axis(axis.xaxis)
     if kind.mode == "min" and min(value for found in curves.values() for _, value in found) > 0:
         log_axis(axis.yaxis)
-    _name_lines(axis, curves)
+    _name_lines(figure, curves)
     return figure

@@ -7,6 +7,7 @@ from helpers import write_random_class_folders
 
 import few_shot.lit_models
 from few_shot.data import Sinusoid
+from few_shot.data.curves import CurveEpisodes
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput
 from few_shot.lit_models.base import LitMetaLearner
@@ -102,6 +103,22 @@ def test_the_truth_that_is_drawn_passes_through_the_support_points(data_class):
         return
     (x, y), (points, values) = curves["truth"], curves["support points"]
     assert np.abs(np.interp(points, x, y) - values).max() < 0.01
+
+
+class Root(CurveEpisodes):
+    """A curve that there is between 0 and 1 alone."""
+
+    low, high = 0.0, 1.0
+
+    def truth(self, split, seed, index, x):
+        return np.sqrt(x) * self.numbers(split, seed, index, 1)[:, 0]
+
+
+def test_a_curve_is_drawn_where_its_tasks_lie():
+    lit_model = few_shot.lit_models.LitMAML(few_shot.models.SinusoidMLP(), loss="mse_loss", metric="mse")
+    (axis,) = draw_fit(lit_model, Root(support_samples=5)).axes
+    (truth,) = (line for line in axis.lines if line.get_label() == "truth")
+    assert (truth.get_xdata().min(), truth.get_xdata().max()) == (0, 1) and np.isfinite(truth.get_ydata()).all()
 
 
 def test_a_picture_that_cannot_be_drawn_says_so():
