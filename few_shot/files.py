@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import unicodedata
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +40,11 @@ def shortened(value: object, most: int = 80) -> str:
 def printable(text: str) -> str:
     """The text without characters that would change a terminal, as names of files may have them."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def same_spelling(name: str) -> str:
+    """A name as it is compared with others: systems spell an ü in two ways."""
+    return unicodedata.normalize("NFC", name)
 
 
 def open_file(path: str | os.PathLike) -> BinaryIO:

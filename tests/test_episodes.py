@@ -154,10 +154,10 @@ def test_shares_are_exactly_the_whole(total, world_size):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def on_rank(rank, world_size, first_update=0, **kwargs):
+def on_rank(rank, world_size, first_update=0, limits=None, **kwargs):
     data = Sinusoid(**kwargs)
     data.trainer = SimpleNamespace(
-        global_rank=rank, world_size=world_size, global_step=first_update, lightning_module=None
+        global_rank=rank, world_size=world_size, global_step=first_update, lightning_module=None, **(limits or {})
     )
     return data
 
@@ -179,6 +179,18 @@ def test_ranks_share_the_meta_batches_of_one_process(world_size):
 def test_ranks_share_the_test_episodes_of_one_process(world_size):
     numbers = [b.index for r in range(world_size) for b in on_rank(r, world_size, test_episodes=10).test_dataloader()]
     assert torch.equal(torch.cat(numbers), torch.arange(10))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_ranks_share_the_episodes_that_a_limit_leaves(world_size, split):
+    sizes = {"batch_size": 5, "val_episodes": 40, "test_episodes": 40}
+    for limit, episodes in ((2, 10), (100, 40), (1.0, 40)):
+        ranks = [on_rank(r, world_size, limits={f"limit_{split}_batches": limit}, **sizes) for r in range(world_size)]
+        batches = [list(getattr(rank, f"{split}_dataloader")()) for rank in ranks]
+        if isinstance(limit, int):  # which Lightning holds each of them to
+            assert max(map(len, batches)) <= limit
+        assert torch.equal(torch.cat([b.index for of_rank in batches for b in of_rank]), torch.arange(episodes))
 
 
 def test_a_resumed_run_goes_on_with_the_next_meta_batch():

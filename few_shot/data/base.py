@@ -19,7 +19,7 @@ from few_shot.data.image_store import ImageStore
 from few_shot.data.pictures import Preprocessing, preprocessing
 from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification, number_type
 from few_shot.errors import BadInput, at_least
-from few_shot.files import given_path
+from few_shot.files import given_path, same_spelling
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -115,19 +115,23 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self._loader(batches, _UpdatesFromNow(self))
 
     def val_dataloader(self) -> DataLoader:
-        return self._evaluation_loader("val", self.val_episodes)
+        return self._evaluation_loader("val", self.val_episodes, "limit_val_batches")
 
     def test_dataloader(self) -> DataLoader:
-        return self._evaluation_loader(self.test_split, self.test_episodes)
+        return self._evaluation_loader(self.test_split, self.test_episodes, "limit_test_batches")
 
     def predict_dataloader(self) -> DataLoader:
-        return self.test_dataloader()
+        return self._evaluation_loader(self.test_split, self.test_episodes, "limit_predict_batches")
 
-    def _evaluation_loader(self, split: Split, episodes: int) -> DataLoader:
+    def _evaluation_loader(self, split: Split, episodes: int, limit: str) -> DataLoader:
+        """This process's share of a split's episodes: of as many as the Trainer's ``limit`` lets one process meet."""
         rank, world_size = self._place()
         if world_size > episodes:
             flag = "val_episodes" if split == "val" else "test_episodes"
             raise BadInput(f"{flag}={episodes} is fewer than the {world_size} processes that share them.")
+        batches_at_most = getattr(self.trainer, limit, None)
+        if isinstance(batches_at_most, int):  # Lightning's own limit holds for each process, not for all together
+            episodes = min(episodes, max(batches_at_most * self.batch_size, world_size))
         mine = np.asarray(share(episodes, rank, world_size))
         batches = [mine[i : i + self.batch_size] for i in range(0, len(mine), self.batch_size)]
         return self._loader(MetaBatches(self, split, self.eval_seed, batches.__getitem__), _InOrder(len(batches)))
@@ -219,8 +223,11 @@ class ImageEpisodes(EpisodeDataModule):
         return preprocessing(self.input_shape)
 
     def record(self) -> dict:
-        """The classes of each split that is open."""
-        return {"classes": {split: store.class_names for split, store in self.stores.items()}}
+        """The classes of each split that is open, and how many pictures each has."""
+        return {
+            "classes": {split: store.class_names for split, store in self.stores.items()},
+            "class_sizes": {split: store.class_sizes.tolist() for split, store in self.stores.items()},
+        }
 
     def refuse_trained_classes(self, record: dict) -> None:
         """Refuse a test on classes that were trained on, which makes a false number; after :meth:`setup`.
@@ -231,12 +238,13 @@ class ImageEpisodes(EpisodeDataModule):
         Raises:
             BadInput: a class of the test was trained on, and the test is not on the training split by intention.
         """
-        trained = record.get("classes", {}).get("train", ())
-        both = sorted(set(trained) & set(self.stores[self.test_split].class_names))
+        trained = {same_spelling(name) for name in record.get("classes", {}).get("train", ())}
+        both = sorted(name for name in self.stores[self.test_split].class_names if same_spelling(name) in trained)
         if both and self.test_split != "train":
             raise BadInput(
                 f"The model was trained on {some(both)} of the {self.test_split} split: the classes in "
-                f"{self.data_dir} are split in another way than they were. Test on the pictures as they were."
+                f"{self.data_dir} are split in another way than they were, or others have the same names. Test on the "
+                "pictures as they were, or rename the folders of the others."
             )
 
     def build_store(self) -> Path:

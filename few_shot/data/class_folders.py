@@ -145,6 +145,7 @@ class FileReader:
         self.files, self.how, self.may_repeat = files, how, may_repeat
         self.repeated: list[tuple[Place, Place]] = []
         self._seen: dict[bytes, Place] = {}  # by the files' content
+        self.first_of: dict[Path, Place] = {}  # by the path of a file that has been seen before, where that was
 
     def classes(self, split: str) -> dict[str, int]:
         """The numbers of files."""
@@ -168,8 +169,10 @@ class FileReader:
         picture = decode(content, place.path, self.how)
         if self.may_repeat is not None:
             first = self._seen.setdefault(hashlib.sha256(content).digest(), place)
-            if first is not place and not self.may_repeat(first, place):
-                self.repeated.append((first, place))
+            if first is not place:
+                if not self.may_repeat(first, place):
+                    self.repeated.append((first, place))
+                self.first_of[place.path] = first
         return picture
 
     def verify(self) -> None:

@@ -31,7 +31,8 @@ class ImageFolders(ImageEpisodes):
     A picture is a file of any size and format that Pillow reads. It is turned by its EXIF orientation; what is
     transparent becomes white; grey becomes colour; 16 bits become 8; the largest square in its middle is cut out and
     resized. Every file in a class folder must be a picture, but for hidden files and those that systems leave
-    (``.DS_Store``, ``Thumbs.db``, ``desktop.ini``). The same file may not lie in two classes.
+    (``.DS_Store``, ``Thumbs.db``, ``desktop.ini``). The same file may not lie in two classes; of copies in
+    one class, one is taken, and the others are named.
 
     It also takes what all data modules of images take (``ImageEpisodes`` and ``EpisodeDataModule`` in
     ``few_shot.data.base``): ``episode_classes``, ``support_samples``, ``query_samples``, ``test_query_samples``,
@@ -91,7 +92,11 @@ class ImageFolders(ImageEpisodes):
 
         def check() -> None:
             # Once decoded, the pictures are counted again, without those that are none.
-            self._check({split: reader.classes(split) for split in SPLITS})
+            try:
+                self._check({split: reader.classes(split) for split in SPLITS})
+            except BadInput as error:
+                strays = f" {_files(found.strays)} not counted: {some(found.strays)}." if found.strays else ""
+                raise BadInput(f"{error}{strays}") from None
 
         settings = (*(self.class_split if found.drawn else ()), self.split_seed * found.drawn, self.skip_bad_images)
         key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
@@ -174,12 +179,13 @@ class ImageFolders(ImageEpisodes):
 
 
 class _Reader(FileReader):
-    """Reads the pictures, and remembers which are none."""
+    """Reads the pictures, each of a class once, and remembers which are none."""
 
     def __init__(self, found: Found, how: Preprocessing, skip_bad_images: bool) -> None:
         super().__init__(found.files, how, may_repeat=lambda first, second: first[:2] == second[:2])
         self.skip_bad_images = skip_bad_images
         self.bad = list(found.strays)
+        self.copies: list[str] = []
 
     def read(self, split: str, class_name: str) -> Iterator[NDArray[np.uint8]]:
         for path in self.files[split][class_name]:
@@ -187,6 +193,9 @@ class _Reader(FileReader):
                 picture = self.read_one(Place(split, class_name, path))
             except BadPicture as error:
                 self.bad.append(f"{path} ({error.reason})")
+                continue
+            if path in self.first_of:  # a task would learn from it and be judged on it
+                self.copies.append(f"{path} (the same picture as {self.first_of[path].path.name})")
             else:
                 yield picture
 
@@ -209,7 +218,7 @@ class _Reader(FileReader):
             raise BadInput(" ".join(text))
 
     def notes(self) -> dict:
-        return {"left_out": self.bad}
+        return {"left_out": self.bad + sorted(self.copies)}
 
 
 @rank_zero_only

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from few_shot.data.pictures import Preprocessing
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
-from few_shot.files import open_file, read_bytes
+from few_shot.files import open_file, read_bytes, same_spelling
 from few_shot.limits import COUNT, LIST_BYTES
 
 FORMAT_VERSION = 2
@@ -337,8 +337,8 @@ def _write_images(folder: Path, name: str, image_shape: tuple[int, ...], source:
     for split in SPLITS:
         classes = source.classes(split)
         for c in classes:
-            if split_of.setdefault(c, split) != split:
-                raise BadInput(f"Class {c} of {name} is in the {split_of[c]} and the {split} split: keep it in one.")
+            if (other := split_of.setdefault(same_spelling(c), split)) != split:
+                raise BadInput(f"Class {c} of {name} is in the {other} and the {split} split: keep it in one.")
         total = sum(classes.values())
         if total == 0:
             raise BadInput(f"The {split} split of {name} holds no images.")

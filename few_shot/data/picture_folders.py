@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from few_shot.data.download import counted, not_there
 from few_shot.data.image_store import Fingerprint
 from few_shot.episodes import SPLITS
 from few_shot.errors import BadInput
+from few_shot.files import same_spelling
 
 FEWEST = 5  # classes that a drawn split gets at least, if there are three times as many
 EXPECTED = "a folder of pictures for each class, or train/, val/ and test/ with such folders in them"
@@ -103,7 +103,7 @@ def draw_classes(names: Iterable[str], class_split: Sequence[float], split_seed:
     """
 
     def place(name: str) -> tuple[bytes, str]:
-        same_everywhere = unicodedata.normalize("NFC", name)  # systems spell an ü in two ways
+        same_everywhere = same_spelling(name)
         return hashlib.sha256(os.fsencode(f"{split_seed}/{same_everywhere}")).digest(), name
 
     order = sorted(names, key=place)

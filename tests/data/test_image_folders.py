@@ -182,7 +182,7 @@ def test_a_changed_folder_is_read_again(photos, change):
     before = {s: x.images.copy() for s, x in made(photos).stores.items()}
     path = photos / NAMES[4] / "3.bmp"
     if change == "replaced":
-        shutil.copy(photos / NAMES[4] / "1.PNG", photos / NAMES[4] / "0.jpg")
+        Image.new("RGB", (9, 9), "blue").save(photos / NAMES[4] / "0.jpg")
     elif change == "added":
         Image.new("RGB", (9, 9), "red").save(path)
     elif change == "renamed":
@@ -403,6 +403,45 @@ def test_a_test_on_classes_that_were_trained_on_is_refused(photos):
         other.refuse_trained_classes(trained.record())
     other.test_split = "train"
     other.refuse_trained_classes(trained.record())
+
+
+def test_of_copies_in_one_class_one_is_taken_and_the_others_are_named(photos, capsys):
+    """A task would learn from a picture and be judged on it."""
+    for name in NAMES:
+        for i in range(2):
+            shutil.copy(photos / name / f"{i}.{SUFFIXES[i]}", photos / name / f"{i} (1).{SUFFIXES[i]}")
+    data = made(photos)
+    assert all((store.class_sizes == 3).all() for store in data.stores.values())
+    assert len(data.record()["left_out"]["files"]) == 18
+    assert f"{photos / NAMES[0] / '0.jpg'} (the same picture as 0 (1).jpg)" in data.record()["left_out"]["files"]
+    assert "18 files or folders are left out" in capsys.readouterr().err
+    shutil.rmtree(data.stores["test"].folder)
+    for i in (1, 2):
+        (photos / NAMES[0] / f"{i}.{SUFFIXES[i]}").unlink()
+    with pytest.raises(BadInput, match=r"fewer than 3 pictures: class a \(2\)"):
+        made(photos)
+
+
+def test_folders_in_a_class_are_named_where_its_pictures_are_too_few(photos):
+    for name in NAMES:
+        (photos / name).rename(photos / f"{name} of 2023")
+        (photos / name).mkdir()
+        (photos / f"{name} of 2023").rename(photos / name / "2023")
+    with pytest.raises(BadInput, match=r"too few pictures.*9 files or folders are not counted: .*class a.2023 \("):
+        made(photos)
+
+
+def test_a_class_is_the_same_in_either_spelling_of_its_name(tmp_path, photos):
+    """Some systems write an ü as one character, others as two."""
+    one, two = (unicodedata.normalize(form, "Fühler") for form in ("NFC", "NFD"))
+    assert one != two
+    split_by_hand(photos)
+    (photos / "test" / "class c").rename(photos / "test" / one)
+    with pytest.raises(BadInput, match="was trained on"):
+        made(photos).refuse_trained_classes({"classes": {"train": [two]}})
+    (photos / "train" / "class a").rename(photos / "train" / two)
+    with pytest.raises(BadInput, match="is in the train and the test split: keep it in one"):
+        made(photos)
 
 
 def test_the_store_alone_is_opened_by_workers(photos):
