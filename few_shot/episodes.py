@@ -77,6 +77,15 @@ def as_episodes(batch: Any, dtype: torch.dtype, of_classes: bool | None = None) 
             f"The data gives batches of type {what}: they must be few_shot.episodes.EpisodeBatch, five tensors "
             "(support_x, support_y, query_x, query_y, index)."
         )
+    T, names = tuple(batch.index.shape), ("support_x", "support_y", "query_x", "query_y")
+    shapes = {name: tuple(getattr(batch, name).shape) for name in names}
+    same_samples = all(shapes[f"{part}_x"][1:2] == shapes[f"{part}_y"][1:2] != () for part in ("support", "query"))
+    if len(T) != 1 or any(shape[:1] != T for shape in shapes.values()) or not same_samples:
+        raise BadInput(
+            f"The data gives a batch of shapes {', '.join(f'{k} {list(v)}' for k, v in shapes.items())}, index "
+            f"{list(T)}: all five begin with the T tasks, and all but index go on with a task's samples, as many x as "
+            "y. A DataLoader that gives whole batches needs batch_size=None."
+        )
     if torch.uint8 in (batch.support_x.dtype, batch.query_x.dtype):
         raise BadInput("The data gives inputs of type uint8: pictures are numbers from 0 to 1, so divide them by 255.")
     targets = dtype if of_classes is False else torch.int64

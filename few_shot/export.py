@@ -54,6 +54,9 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
     ``export.json``         the task, sizes, preprocessing, rates, versions, what was checked
     ======================= ==========================================================================================
 
+    A model with a head tells as many classes apart as it has outputs. ProtoNet's graph tells 20 apart at most; where
+    there are more, its probabilities are not a number.
+
     The graphs run in onnxruntime first. Unless they compute what PyTorch does, nothing is written.
 
     Args:
@@ -71,7 +74,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
 
     folder = given_path(folder, "folder")
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-    if not is_free and not (folder / FACTS).is_file():
+    if not is_free and not _is_export(folder):
         raise BadInput(f"{folder} is there already, and is no export that could be replaced: give another name.")
     learner = copy.deepcopy(lit_model).cpu().float().eval()
     steps = learner.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
@@ -114,6 +117,15 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
         raise BadInput(f"{error.filename or folder} cannot be written ({error.strerror}).") from error
     sizes = {name: len(content) for name, content in files.items()}
     return Exported(folder, sizes, max(c.difference for c in checked), checked[0].milliseconds)
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder holds what :func:`export` has written."""
+    try:
+        facts = json.loads((folder / FACTS).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and {"format_version", "lit_model_class"} <= facts.keys()
 
 
 def _input_shape(learner: LitMetaLearner) -> tuple[int, ...]:

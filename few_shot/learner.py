@@ -247,7 +247,7 @@ class Learner:
     def _count_updates(self, updates: int, data: Any) -> None:
         """Take down so many outer updates more."""
         self.lit_model.updates_before += updates
-        self.lit_model.episodes_before += updates * getattr(data, "batch_size", 0)
+        self.lit_model.episodes_before += updates * (data.batch_size if isinstance(data, EpisodeDataModule) else 0)
 
     @contextmanager
     def _told_of_sizes(self, data: Any) -> Iterator[None]:

@@ -154,6 +154,15 @@ def test_probabilities_of_classes_are_the_learners(name, tmp_path):
             assert not probabilities[:, wanted.shape[1] :].any()
 
 
+def test_more_classes_than_the_graph_of_protonet_knows_have_no_probabilities(tmp_path):
+    folder = ProtoNet(Small()).export(tmp_path / "export", steps=0).folder
+    most = json.loads((folder / "export.json").read_text())["outputs"]
+    x = np.random.default_rng(0).random((most + 1, *SHAPE), dtype=np.float32)
+    for classes in (most, most + 1):
+        found = run(folder, support_x=x[:classes], support_y=np.arange(classes), query_x=x)
+        assert (np.isfinite(found) if classes == most else np.isnan(found)).all()
+
+
 def grouped():
     model = nn.Sequential(nn.Conv2d(2, 2, 3, groups=2), nn.Flatten(), nn.Linear(2 * 36, 3))
     model.constructor_arguments = {"input_shape": (2, 8, 8)}
@@ -196,9 +205,13 @@ def test_a_network_that_computes_something_else_is_not_written(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(sine, tmp_path):
     (tmp_path / "thesis.tex").write_text("two years of work")
+    for others in ("[1]", '{"tool": "somebody else\'s"}', "no JSON"):
+        with pytest.raises(BadInput, match="is no export that could be replaced"):
+            sine[0].export(tmp_path)
+        assert {file.name for file in tmp_path.iterdir()} <= {"thesis.tex", "export.json"}
+        (tmp_path / "export.json").write_text(others)
     with pytest.raises(BadInput, match="is no export that could be replaced"):
         sine[0].export(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_an_export_is_replaced_and_what_lies_beside_it_stays(sine, tmp_path, monkeypatch):

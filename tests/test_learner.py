@@ -34,6 +34,7 @@ from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.learner import LEARNERS
 from few_shot.lit_models import LitMAML
+from few_shot.lit_models.ensemble import LitEnsemble
 from few_shot.lit_models.trainer_settings import one_device
 from few_shot.models import Conv4, SinusoidMLP
 
@@ -386,6 +387,52 @@ smoothed = functools.partial(torch.nn.functional.cross_entropy, label_smoothing=
 huber = torch.nn.SmoothL1Loss()
 
 
+def tasks_of(ways, number, seed):
+    """Tasks of so many classes, ``[number, 2 * ways, 2]``, each class around a point of its own."""
+    rng = torch.Generator().manual_seed(seed)
+    y = torch.arange(ways).repeat(number, 2)
+    points = torch.rand(number, ways, 2, generator=rng).repeat(1, 2, 1)
+    x = [points + 0.1 * torch.rand(points.shape, generator=rng) for _ in range(2)]
+    return EpisodeBatch(x[0], y, x[1], y, torch.arange(number) + seed)
+
+
+@pytest.mark.parametrize("loss", [None, "test_learner.smoothed"])
+@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("cls", [MAML, ProtoNet])
+def test_a_task_scores_the_same_beside_tasks_of_other_ways(cls, ensemble, loss):
+    torch.manual_seed(0)
+    lit_model = cls(SinusoidMLP((2,), 3, width=8), loss=loss).lit_model
+    judge = LitEnsemble(lit_model, [lit_model.state_dict()] * 2) if ensemble else lit_model
+    few, many = tasks_of(2, 3, seed=0), tasks_of(3, 2, seed=10)
+    pad = torch.full((3, 2), -100)  # samples that do not count, so that both have as many
+    longer = [torch.cat([x, x[:, :2]], 1) for x in (few.support_x, few.query_x)]
+    y = torch.cat([few.support_y, pad], 1)
+    padded = EpisodeBatch(longer[0], y, longer[1], y, few.index)
+    both = EpisodeBatch(*(torch.cat(pair)[[3, 0, 1, 4, 2]] for pair in zip(padded, many, strict=True)))
+    together = judge.step_scores(both, [0, 1])
+    apart = [judge.step_scores(tasks, [0, 1]) for tasks in (padded, many)]
+    for step, found in enumerate(together):
+        for values, *parts in zip(found, *(scores[step] for scores in apart), strict=True):
+            torch.testing.assert_close(values, torch.cat(parts)[[3, 0, 1, 4, 2]])
+            assert values.isfinite().all()
+
+
+def test_whole_batches_come_from_a_list_or_from_a_loader():
+    batches = [tasks_of(2, 3, seed) for seed in (0, 3)]
+    learners = [MAML(SinusoidMLP((2,), 2, width=8)) for _ in range(2)]
+    learners[1].lit_model.load_state_dict(learners[0].lit_model.state_dict())
+    for learner, data in zip(learners, (batches, DataLoader(batches, batch_size=None)), strict=True):
+        learner.fit(data, max_steps=2)
+    for own, other in zip(*(learner.lit_model.parameters() for learner in learners), strict=True):
+        torch.testing.assert_close(own, other)
+    for ask in (functools.partial(learners[0].fit, max_steps=1), learners[0].score):
+        with pytest.raises(BadInput, match=r"support_x \[1, 3, 4, 2\].* index \[1, 3\].* needs batch_size=None"):
+            ask(DataLoader(batches))
+    uneven = batches[0]._replace(support_y=batches[0].support_y[:, 1:])
+    with pytest.raises(BadInput, match="as many x as y"):
+        learners[0].score([uneven])
+
+
 def test_a_loss_may_be_any_callable():
     x = torch.rand(3, *SHAPE)
     own, plain = (MAML(small_conv(), loss=loss, inner_lr=0.5) for loss in ("test_learner.smoothed", None))
@@ -641,6 +688,11 @@ def test_a_score_on_classes_that_were_trained_on_is_refused(tmp_path):
     learner.save(tmp_path / "a.ckpt")
     with pytest.raises(BadInput, match=r"The model was trained on .* of the test split"):
         load(tmp_path / "a.ckpt").score(ImageFolders(**sizes, split_seed=1))
+    again = load(tmp_path / "a.ckpt").fit(ImageFolders(**sizes, split_seed=1), max_steps=1)
+    again.save(tmp_path / "b.ckpt")
+    for learner in (again, load(tmp_path / "b.ckpt")):  # neither forgets the classes of the first fit
+        with pytest.raises(BadInput, match=r"The model was trained on .* of the test split"):
+            learner.score(ImageFolders(**sizes, split_seed=1))
 
 
 @pytest.mark.parametrize("cls", [MAML, ProtoNet])

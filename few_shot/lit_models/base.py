@@ -24,7 +24,7 @@ from few_shot.lit_models.model_check import check_model
 from few_shot.lit_models.objective import Objective, loss_name
 from few_shot.lit_models.outer_gradient import add_up_gradient
 from few_shot.lit_models.processes import equal_buffers
-from few_shot.lit_models.task_scores import TaskScores
+from few_shot.lit_models.task_scores import TaskScores, scores_by_ways
 from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
 from few_shot.metrics import METRICS
 from few_shot.private_parts import expect_unused_parameters, keep_buffers_apart
@@ -190,6 +190,12 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         samples = support_y.shape[1]
         return samples // self.shots if self.shots is not None and samples % self.shots == 0 else None
 
+    def ways_of_each(self, batch: EpisodeBatch) -> Tensor | None:
+        """Each task's number of classes, ``[T]``; None where the tasks have none, or the data says that all agree."""
+        if not self.objective.metric(batch.query_y).of_classes or self.known_ways(batch.support_y) is not None:
+            return None
+        return 1 + torch.cat([batch.support_y, batch.query_y], dim=1).flatten(1).amax(1)
+
     @property
     def results(self) -> EpisodeResults | None:
         """Every episode's result in the last validation or test, over all processes."""
@@ -292,7 +298,10 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def remember_data(self, data: Any) -> None:
         """Take down what a checkpoint is to say of the data of the training; a Trainer does it at the start."""
-        self._data_facts = describe_data(data)
+        before, facts = (self._data_facts or {}).get("classes", {}).get("train"), describe_data(data)
+        if before and "classes" in facts:  # it stays trained on the classes of earlier trainings
+            facts["classes"]["train"] = sorted({*before, *facts["classes"].get("train", ())})
+        self._data_facts = facts
 
     def on_fit_start(self) -> None:
         """A learner that has predicted or was loaded is in evaluation mode, which Lightning would leave it in."""
@@ -414,8 +423,12 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
         """Each task's query result after the given numbers of inner steps, without a graph."""
+
+        def score(tasks: EpisodeBatch) -> list[TaskScores]:
+            return [self.scores(predictions, tasks.query_y) for predictions in self.test_predictions(tasks, steps)]
+
         with without_graph(batch) as batch:
-            return [self.scores(predictions, batch.query_y) for predictions in self.test_predictions(batch, steps)]
+            return scores_by_ways(batch, self.ways_of_each(batch), score)
 
     def _evaluate(self, batch: EpisodeBatch, steps: list[int]) -> None:
         batch = as_episodes(batch, number_type(self), self.is_of_classes)

@@ -12,7 +12,7 @@ from few_shot.episodes import EpisodeBatch, as_episodes, number_type
 from few_shot.evaluation import EpisodeResults
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.episode_collector import EpisodeCollector, log_results, without_graph
-from few_shot.lit_models.task_scores import TaskScores
+from few_shot.lit_models.task_scores import TaskScores, scores_by_ways
 
 
 class LitEnsemble(pl.LightningModule):
@@ -41,10 +41,14 @@ class LitEnsemble(pl.LightningModule):
     def step_scores(self, batch: EpisodeBatch, steps: list[int]) -> list[TaskScores]:
         """Each task's query result after the given numbers of inner steps, without a graph."""
         learners: Any = self.members
-        with without_graph(batch) as batch:
-            each = zip(*(learner.test_predictions(batch, steps) for learner in learners), strict=True)
+
+        def score(tasks: EpisodeBatch) -> list[TaskScores]:
+            each = zip(*(learner.test_predictions(tasks, steps) for learner in learners), strict=True)
             means = [torch.stack(of_a_step).mean(0) for of_a_step in each]
-            return [learners[0].scores(predictions, batch.query_y) for predictions in means]
+            return [learners[0].scores(predictions, tasks.query_y) for predictions in means]
+
+        with without_graph(batch) as batch:
+            return scores_by_ways(batch, learners[0].ways_of_each(batch), score)
 
     def on_test_epoch_start(self) -> None:
         self._collector = EpisodeCollector()

@@ -154,9 +154,8 @@ class LitMAML(LitMetaLearner):
     def test_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
         classes = None
         if self.objective.metric(batch.query_y).of_classes:
-            classes = self.known_ways(batch.support_y)
-            if classes is None:
-                of_each = 1 + torch.cat([batch.support_y, batch.query_y], dim=1).flatten(1).amax(1)
+            of_each, classes = self.ways_of_each(batch), self.known_ways(batch.support_y)
+            if of_each is not None:
                 *fewer, classes = of_each.unique().tolist()
                 if fewer:
                     return self._predictions_of_groups(batch, steps, of_each)

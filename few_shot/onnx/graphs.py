@@ -97,6 +97,7 @@ class Adaptation(nn.Module):
             if isinstance(learner, LitProtoNet):
                 outputs = learner.logits(episode, transductive=False, classes=MOST_CLASSES)
                 outputs = torch.where(_in_use(MOST_CLASSES, support_y), outputs, OFF)
+                outputs = torch.where(support_y.max() < MOST_CLASSES, outputs, torch.nan)
             else:
                 own = type(learner).inner_rates
 
