@@ -30,6 +30,8 @@ from few_shot.errors import BadInput
 from few_shot.evaluation import mean_ci95
 from few_shot.learner import Learner
 from training import run_experiment
+from training.command_line import clear_errors
+from training.labels_page import thumbnail
 from training.picture_lists import labelled_pictures
 from training.run_folder import RunFolder
 from training.trained import load_trained
@@ -61,15 +63,24 @@ def main(argv: Sequence[str] | None = None) -> str:
     parser.add_argument("--results", type=Path, default=RESULTS, help="the rows (default: benchmarks/results/)")
     parser.add_argument("--write", action="store_true", help="put the table into docs/your_own_photos.md")
     options, flags = parser.parse_known_args(argv)
+    with clear_errors():
+        return measure(options, flags)
+
+
+def measure(options: argparse.Namespace, flags: Sequence[str]) -> str:
+    """What :func:`main` does."""
     rows = json.loads(options.results.read_text()) if options.results.exists() else {}
     if options.new:
-        row = {"seed": options.seed, "episodes": options.episodes, "queries": options.queries}
+        new = chosen(options.new, None, options.per_new_class, options.seed, "--new")
+        for file in (file for files in new.values() for file in files):
+            thumbnail(file, 1)  # what is no picture is named before the training, not after it
+        row: dict[str, Any] = {"seed": options.seed, "episodes": options.episodes, "queries": options.queries}
         if options.checkpoint is None:
             checkpoint, row["training"] = train(options, flags)
         else:
             checkpoint = options.checkpoint
         learner = load_trained(checkpoint)
-        pictures = read(learner, options.new, options.per_new_class, options.seed)
+        pictures = [learner.read(files) for files in new.values()]  # of each new class, [n, C, H, W]
         row["accuracy"] = {
             f"{ways} {shots}": accuracy(learner, pictures, ways, shots, options) for ways in WAYS for shots in SHOTS
         }
@@ -85,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> str:
 def train(options: argparse.Namespace, flags: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """Train on some of the photos; returns the run's folder, and its minutes and updates."""
     with tempfile.TemporaryDirectory() as root:
-        for name, files in chosen(options.photos, options.classes, options.per_class, options.seed).items():
+        photos = chosen(options.photos, options.classes, options.per_class, options.seed, "--photos")
+        for name, files in photos.items():
             folder = Path(root) / name
             folder.mkdir()
             for file in files:
@@ -99,17 +111,12 @@ def train(options: argparse.Namespace, flags: Sequence[str]) -> tuple[str, dict[
     return str(run.path), {"updates": run.facts()["updates"], "minutes": round(minutes, 1), "flags": list(flags)}
 
 
-def chosen(folder: str, classes: int | None, per_class: int, seed: int) -> dict[str, list[Path]]:
+def chosen(folder: str, classes: int | None, per_class: int, seed: int, argument: str) -> dict[str, list[Path]]:
     """So many of a folder's classes, None for all, and so many pictures of each, by a draw."""
-    files, _ = labelled_pictures(folder)
+    files, _ = labelled_pictures(folder, argument)
     rng = np.random.default_rng(seed)
     names = sorted(files) if classes is None else sorted(rng.permutation(sorted(files)).tolist()[:classes])
     return {name: sorted(files[name][i] for i in rng.permutation(len(files[name]))[:per_class]) for name in names}
-
-
-def read(learner: Learner, folder: str, per_class: int, seed: int) -> list[Tensor]:
-    """The pictures of each new class, ``[n, C, H, W]``, as the model takes them."""
-    return [learner.read(files) for files in chosen(folder, None, per_class, seed).values()]
 
 
 def accuracy(

@@ -119,7 +119,8 @@ def test_the_benchmark_measures_what_the_learner_predicts(two_kinds, tmp_path):
     your_own_photos.main([*flags, f"--checkpoint={tmp_path / 'maml.ckpt'}", "--name=maml"])
     row = json.loads(results.read_text())["maml"]["accuracy"]
     assert all((row[f"{ways} {shots}"] is None) == (ways == 10) for ways in (2, 5, 10) for shots in (1, 5, 10))
-    pictures = your_own_photos.read(learner, str(two_kinds / "new"), 100, 0)
+    files = your_own_photos.chosen(str(two_kinds / "new"), None, 100, 0, "--new")
+    pictures = [learner.read(of_class) for of_class in files.values()]
     options = your_own_photos.argparse.Namespace(seed=0, episodes=3, queries=4)
     assert tuple(row["2 5"]) == your_own_photos.accuracy(learner, pictures, 2, 5, options)
 
@@ -132,3 +133,16 @@ def test_the_benchmark_measures_what_the_learner_predicts(two_kinds, tmp_path):
     (record,) = (tmp_path / "logs").rglob("data.json")
     classes = json.loads(record.read_text())["classes"]
     assert [len(names) for names in classes.values()] == [14, 5, 5]
+
+
+def test_what_the_benchmark_cannot_use_is_named_before_the_training(two_kinds, tmp_path, capsys):
+    (two_kinds / "new" / "new 3" / "notes.txt").write_text("x")
+    fine, with_notes = two_kinds / "photos", two_kinds / "new"
+    for photos, new, said in (
+        (fine, "nowhere", "--new=nowhere is no folder"),
+        ("nowhere", fine, "--photos=nowhere is no folder"),
+        (fine, with_notes, "notes.txt cannot be decoded as an image"),
+    ):
+        with pytest.raises(SystemExit):
+            your_own_photos.main([f"--photos={photos}", f"--new={new}"])
+        assert said in capsys.readouterr().err

@@ -298,6 +298,24 @@ def parse_run(argv: Sequence[str] | None, description: str) -> Experiment:
     return experiment
 
 
+def same_tasks(config: Mapping[str, Any], lit_model_class: str) -> list[str]:
+    """The flags with which another algorithm trains the same network on the same tasks, for as many updates.
+
+    Args:
+        config: of an experiment.
+        lit_model_class: the other algorithm's name.
+    """
+    named = {k: config[k] for k in ("data_class", "model_class", "loss")} | {"lit_model_class": lit_model_class}
+    task = {k: config[k] for k in ("episode_classes", "support_samples") if k in config}
+    classes, protocol = _choose_classes(named | task)
+    parser = _parser("", None, classes)
+    usual = parser.get_defaults().as_dict() | {"loss": getattr(classes["data_class"], "loss", None)} | protocol
+    flags = (*_argument_names(classes["data_class"]), *_argument_names(classes["model_class"]), "max_steps", "loss")
+    own = {k: config[k] for k in flags if k in config and k in parser.flags and k not in KINDS}
+    differing = {k: v for k, v in own.items() if _as_flag(v) != _as_flag(usual.get(k))}
+    return [f"--{k}={_as_flag(v)}" for k, v in ({k: named[k] for k in KINDS} | task | differing).items()]
+
+
 def parse_options(argv: Sequence[str] | None, description: str, options: type) -> Any:
     """The flags of a program that runs no experiment; ``--help`` prints them and exits.
 

@@ -57,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> str:
         common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
         # All before the first is trained: a flag that one of them has no use for ends it here.
         members = {name: parse_run([*common, *own, *flags], "compare") for name, own in MEMBERS.items()}
+        for experiment in members.values():
+            if (metric := getattr(experiment.classes["data_class"], "metric", "mse")) != "mse":
+                raise BadInput(
+                    f"--data_class={experiment.config['data_class']} cannot be compared here: its metric is {metric}, "
+                    "and the table is of squared errors."
+                )
         if any(experiment.options.limit_test_batches == 0 for experiment in members.values()):
             raise BadInput("--limit_test_batches=0 leaves nothing to compare.")
         for name, experiment in members.items():

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     start()
 
 from few_shot.export import Exported
+from few_shot.files import given_path
 from training.command_line import clear_errors, parse_options
 from training.terminal import print_result, say, tidy_warnings
 from training.trained import OwnCode, load_trained
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> Exported:
     with clear_errors():
         tidy_warnings()
         options = parse_options(argv, "Write a learner's adaptation as one ONNX graph.", ExportOptions)
+        given_path(options.output, "output")
         learner = load_trained(options.checkpoint, options)
         say("Exporting takes some seconds, with many inner steps a minute.")
         exported = learner.export(options.output, steps=options.steps)

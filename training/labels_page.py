@@ -46,7 +46,7 @@ def as_page(labels: Labels, thumbnails: Sequence[str], learned_from: Mapping[str
     )
     intro = "<p>Each picture has its likeliest label, with the probability that the model gives it.</p>"
     if labels.threshold > 0:
-        intro += f"<p>Below {_percent(labels.threshold)}, a picture is {NONE_OF_THESE}.</p>"
+        intro += f"<p>Below {100 * labels.threshold:.3g} %, a picture is {NONE_OF_THESE}.</p>"
     title = f"{len(labels.files)} {'picture' if len(labels.files) == 1 else 'pictures'} by label"
     return page(title, f"{intro}\n<nav>{links}</nav>\n{sections}", STYLE).encode()
 

@@ -13,8 +13,11 @@ from training.labels import is_table
 from training.page import is_page
 
 
-def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[str]]:
+def labelled_pictures(folder: str | Path, argument: str = "support") -> tuple[dict[str, list[Path]], list[str]]:
     """The files of each class, ``<folder>/<class>/<picture>``, classes sorted by name.
+
+    Args:
+        argument: what to call the folder.
 
     Returns:
         The files, and what lies where no picture should, each with what is wrong: pictures beside the class folders,
@@ -23,9 +26,9 @@ def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[s
     Raises:
         BadInput: the folder cannot be read, or has fewer than two classes.
     """
-    folder = given_path(folder, "support")
+    folder = given_path(folder, argument)
     if not folder.is_dir():
-        raise BadInput(f"support={folder} is no folder: it is to hold a folder of pictures for each class.")
+        raise BadInput(f"{argument}={folder} is no folder: it is to hold a folder of pictures for each class.")
     entries = scan(folder)
     classes = [entry for entry in entries if entry.is_folder]
     strays = [
@@ -36,7 +39,7 @@ def labelled_pictures(folder: str | Path) -> tuple[dict[str, list[Path]], list[s
     if len(classes) < 2:
         found = "one folder" if classes else "no folders"
         raise BadInput(
-            f"support={folder} holds {found}: it is to hold a folder of pictures for each class, and at least two."
+            f"{argument}={folder} holds {found}: it is to hold a folder of pictures for each class, and at least two."
         )
     files = {}
     for entry in classes:
@@ -72,7 +75,8 @@ def listed_pictures(paths: Sequence[str]) -> list[Path]:
 
 
 def _is_result(path: Path) -> bool:
-    return (path.suffix == ".csv" and is_table(path)) or (path.suffix == ".html" and is_page(path))
+    ending = path.suffix.lower()
+    return (ending == ".csv" and is_table(path)) or (ending == ".html" and is_page(path))
 
 
 def _matches(text: str) -> list[str]:

@@ -167,6 +167,8 @@ def _tests_on_the_same_episodes(
     tests: list[EpisodeResults] = []
     for folder, other in zip(folders, configs, strict=True):
         result, episodes = folder.result(), folder.episodes()
+        if folder.published_results():
+            raise BadInput(f"{folder.path} is a published result, which a page can show alone, not compared.")
         if result is None or episodes is None:
             raise BadInput(f"{folder.path} holds no test, which a comparison needs: its run ended before, or had none.")
         if folder.has_old_test:
@@ -181,6 +183,9 @@ def _tests_on_the_same_episodes(
                 raise BadInput(f"{both} {flag} is {ours} and {theirs}.")
         if classes_known and folder.test_classes() != classes:
             raise BadInput(f"{both} the test's classes differ.")
+        sizes = first.test_class_sizes(), folder.test_class_sizes()
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise BadInput(f"{both} the test's classes have the same names, and other numbers of pictures.")
         if tests and not np.array_equal(episodes.index, tests[0].index):
             raise BadInput(f"{both} {len(tests[0].index)} episodes and {len(episodes.index)}, of other numbers.")
         metrics.append(result["metric"])

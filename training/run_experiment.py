@@ -36,7 +36,7 @@ from training.pictures_of_run import show_run
 from training.process import set_up_process
 from training.run_folder import RunFolder, check_resumable, data_record, ensemble_of, read_checkpoint
 from training.stopping import Stopped
-from training.terminal import is_first_process, print_result, say
+from training.terminal import is_first_process, print_result, say, script
 from training.testing import test
 from training.trainer import build_trainer
 
@@ -169,9 +169,10 @@ def how_to_go_on(folder: RunFolder, config: Mapping[str, Any]) -> Iterator[None]
         raise
     except BaseException as error:
         if folder.last_checkpoint.is_file():
-            program = sys.argv[0] if sys.argv[0].endswith("run_experiment.py") else "training/run_experiment.py"
             given = folder.flags_not_recorded(config)  # those that it is resumed with, if it has not begun
-            command = shlex.join(["python", program, f"--resume={folder.path}", *own_flags(config), *given])
+            command = shlex.join(
+                ["python", script("run_experiment.py"), f"--resume={folder.path}", *own_flags(config), *given]
+            )
             error.add_note(f"Go on from the last checkpoint with: {command}")
         else:
             error.add_note(f"There is no checkpoint yet in {folder.path}.")
@@ -217,9 +218,10 @@ def in_plain_words(
             f"{100 / data.episode_classes:.0f} %."
         )
     own = "".join(f" {shlex.quote(flag)}" for flag in own_flags(config))
+    predict = f"python {shlex.quote(script('predict.py'))} --checkpoint={shlex.quote(str(folder.path))}"
     return (
         f"{said}\nTo label pictures of new classes, put some examples of each class into new_classes/<class>/ and the "
-        f"others into inbox/:\n    python training/predict.py --checkpoint={shlex.quote(str(folder.path))} "
+        f"others into inbox/:\n    {predict} "
         f"--support=new_classes --images=inbox --output=labels.csv{own}"
     )
 

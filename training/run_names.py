@@ -30,9 +30,14 @@ def run_names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     found: list[str] = []
     for config, algorithm in zip(configs, algorithms, strict=True):
         alike = [c for c, other in zip(configs, algorithms, strict=True) if other == algorithm]
-        flags = sorted(set().union(*alike) - ELSEWHERE)
+        flags = sorted(set().union(*alike) - (ELSEWHERE - {"data_dir"} if _has_own_pictures(config) else ELSEWHERE))
         differing = [flag for flag in flags if any(c.get(flag) != config.get(flag) for c in alike)]
         name = ", ".join([algorithm, *(f"{flag}={config.get(flag)}" for flag in differing[:3])])
         again = sum(other == name or other.startswith(f"{name} (") for other in found)
         found.append(f"{name} ({again + 1})" if again else name)
     return found
+
+
+def _has_own_pictures(config: Mapping[str, Any]) -> bool:
+    """Whether the folder says which pictures they are."""
+    return str(config.get("data_class")).rpartition(".")[2] == "ImageFolders"

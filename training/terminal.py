@@ -34,6 +34,13 @@ OUR_CODE = [Path(file).resolve().parent for file in (few_shot.__file__, __file__
 FORMAT_OF_OTHERS = warnings.formatwarning  # Lightning has put its own here
 
 
+def script(name: str) -> str:
+    """The path of a script of ours as the user may call it: beside the one that runs, if that is one of them."""
+    running = Path(sys.argv[0])
+    ours = running.is_file() and running.resolve().parent == Path(__file__).resolve().parent
+    return str(running.with_name(name)) if ours else f"training/{name}"
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that prints and writes."""
     return getattr(rank_zero_only, "rank", 0) == 0

@@ -24,14 +24,14 @@ from few_shot.figure_style import save
 from few_shot.files import given_path
 from few_shot.plots import draw_fit
 from few_shot.sheets import can_draw_sheet, draw_sheet
-from training.command_line import TRAINING_ONLY, clear_errors, parse
+from training.command_line import TRAINING_ONLY, clear_errors, parse, same_tasks
 from training.experiment import Experiment, RunOptions, load_weights
 from training.gradients import draw_gradients
 from training.pictures import draw_curves, draw_steps, draw_updates
 from training.process import set_up_process
 from training.run_folder import RunFolder, data_record, make_folder, read_checkpoint
 from training.run_names import algorithm_name
-from training.terminal import print_result, say
+from training.terminal import print_result, say, script
 from training.testing import score
 from training.trained import OwnCode, load_trained
 
@@ -194,11 +194,9 @@ def _joint_run(checkpoint: str, experiment: Experiment) -> str:
     log_dir = Path(experiment.config.get("log_dir", "logs")) if folder is None else folder.path.parent.parent
     found = RunFolder.latest(log_dir, f"{data_class.rpartition('.')[2]}-LitJoint")
     if found is None or not found.checkpoints.is_dir():
-        command = f"--data_class={data_class} --lit_model_class=LitJoint --max_steps={experiment.config['max_steps']}"
-        raise BadInput(
-            f"against=joint: {log_dir} holds no joint training on {data_class}. This trains it: "
-            f"python training/run_experiment.py {command} --log_dir={shlex.quote(str(log_dir))}"
-        )
+        flags = [*same_tasks(experiment.config, "LitJoint"), f"--log_dir={log_dir}"]
+        command = shlex.join(["python", script("run_experiment.py"), *flags])
+        raise BadInput(f"against=joint: {log_dir} holds no joint training on {data_class}. This trains it: {command}")
     return str(found.path)
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import few_shot.lit_models
 from training import compare
 
@@ -35,6 +37,12 @@ def test_a_row_that_was_finished_before_is_of_its_own_run(tmp_path, monkeypatch)
     results, repeated = ([line.split("|")[2:5] for line in table.splitlines()[2:]] for table in (first, again))
     assert results == repeated and results[0] != results[1]
     assert len(list(tmp_path.glob("*/version_*"))) == 2
+
+
+def test_tasks_of_another_metric_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["--data_class=Omniglot", f"--log_dir={tmp_path}"])
+    assert "--data_class=Omniglot cannot be compared here: its metric is accuracy" in capsys.readouterr().err
 
 
 def test_every_algorithm_is_compared_but_those_of_classes():

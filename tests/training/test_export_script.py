@@ -21,6 +21,7 @@ def test_a_published_result_is_exported(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
+        (["--checkpoint=nothing", "--output="], "--output= is no path"),
         (["--checkpoint=nothing", "--output=out"], "nothing does not exist."),
         (["--checkpoint=benchmarks/results/sinusoid_10shot", "--output=tests"], "tests is there already"),
         (["--checkpoint=benchmarks/results/sinusoid_10shot", "--output=out", "--steps=-1"], "--steps=-1 is too small"),

@@ -181,6 +181,7 @@ def test_a_second_run_into_the_same_folder_does_not_take_its_own_files_for_pictu
     for _ in range(2):
         label("--output=inbox/labels.csv")
         assert len(rows("inbox/labels.csv")) == 15
+    label("--output=inbox/Labels.CSV")
     label("--output=other.csv")
     assert len(rows("other.csv")) == 15
     os.symlink("..", "inbox/2024/loop")
@@ -204,6 +205,8 @@ def test_below_the_threshold_a_picture_is_none_of_these(here, capsys):
     assert f"{NONE_OF_THESE} {len(low):>7}" in printed
     page = Page()
     assert list(page.groups) == [*COLOURS, NONE_OF_THESE] and set(page.groups[NONE_OF_THESE]) == low
+    label("--threshold=0.995")
+    assert "Below 99.5 %, a picture is" in Path("labels.html").read_text()
     assert "threshold=1.5 must be from 0 to 1" in refusal(capsys, "--threshold=1.5")
 
 

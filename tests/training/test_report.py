@@ -143,15 +143,18 @@ def test_runs_of_other_episodes_are_refused_in_one_sentence(maml_and_joint, tmp_
     def other_classes(folder):
         (folder / "data.json").write_text(json.dumps({"classes": {"test": ["b"]}}))
 
-    with_classes = changed(
-        maml, tmp_path, "here", lambda f: (f / "data.json").write_text(json.dumps({"classes": {"test": ["a"]}}))
-    )
+    def another_picture(folder):
+        (folder / "data.json").write_text(json.dumps(of_data | {"class_sizes": {"test": [8]}}))
+
+    of_data = {"classes": {"test": ["a"]}, "class_sizes": {"test": [7]}}
+    with_classes = changed(maml, tmp_path, "here", lambda f: (f / "data.json").write_text(json.dumps(of_data)))
     for name, change, first, said in (
         ("a", fewer_shots, maml, "support_samples is 10 and 5"),
         ("b", fewer_episodes, maml, "6 episodes and 5"),
         ("c", no_test, maml, "holds no test"),
         ("f", test_of_before, maml, "was resumed after its test"),
         ("d", other_classes, with_classes, "the test's classes differ"),
+        ("g", another_picture, with_classes, "the same names, and other numbers of pictures"),
         ("e", lambda folder: (folder / "config.yaml").unlink(), maml, "holds no config.yaml"),
     ):
         other = changed(maml, tmp_path, name, change)
@@ -165,11 +168,20 @@ def test_runs_of_other_episodes_are_refused_in_one_sentence(maml_and_joint, tmp_
     assert not (tmp_path / "none.html").exists()
 
 
+def test_published_results_are_shown_alone(tmp_path, capsys):
+    results = [RunFolder(f"benchmarks/results/sinusoid_20k_{name}") for name in ("maml", "anil")]
+    with pytest.raises(SystemExit):
+        page_of(*results, tmp_path=tmp_path)
+    assert "is a published result, which a page can show alone" in capsys.readouterr().err
+
+
 def test_names_tell_runs_apart():
     maml = {"lit_model_class": "LitMAML", "first_order": False, "seed": 0, "log_dir": "a"}
     others = [maml | {"seed": 1}, maml | {"first_order": True}, maml | {"log_dir": "b"}]
     names = run_names([maml, *others, {"lit_model_class": "LitMAMLPlusPlus"}])
     assert names == ["MAML, seed=0", "MAML, seed=1", "FOMAML", "MAML, seed=0 (2)", "MAML++"]
+    photos = [{"lit_model_class": "LitMAML", "data_class": "ImageFolders", "data_dir": name} for name in "ab"]
+    assert run_names(photos) == ["MAML, data_dir=a", "MAML, data_dir=b"]
 
 
 def test_a_picture_that_fails_is_a_sentence_and_the_run_ends_well(maml_and_joint, tmp_path, monkeypatch, capsys):

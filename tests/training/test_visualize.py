@@ -1,15 +1,19 @@
 """Each picture of a run shows the numbers that it says it shows."""
 
+import shlex
+
 import numpy as np
 import pytest
 import torch
 
 from few_shot.data import Sinusoid
-from few_shot.evaluation import mean_ci95
+from few_shot.evaluation import EpisodeResults, mean_ci95
+from few_shot.figure_style import WIDTH
 from training import visualize
+from training.command_line import parse, same_tasks
 from training.experiment import load_weights
 from training.gradients import draw_gradients
-from training.pictures import draw_curves
+from training.pictures import draw_curves, draw_steps
 
 
 @pytest.fixture
@@ -139,8 +143,38 @@ def test_what_cannot_be_drawn_is_one_sentence(maml_and_joint, capsys, tmp_path):
         line = refusal(capsys, of_maml, "--against", "joint")
     finally:
         (tmp_path / "away").rename(joint.path.parent)
-    assert "--lit_model_class=LitJoint" in line and str(maml.path.parent.parent) in line
+    command = shlex.split(line.partition("This trains it: ")[2])
+    assert command[:2] == ["python", "training/run_experiment.py"]
+    joint_config, wanted = parse(command[2:], "").config, maml.config()
+    assert joint_config["lit_model_class"] == "LitJoint" and joint_config["log_dir"] == str(maml.path.parent.parent)
+    assert {k: joint_config[k] for k in ("data_class", "support_samples", "test_episodes", "width", "max_steps")} == {
+        k: wanted[k] for k in ("data_class", "support_samples", "test_episodes", "width", "max_steps")
+    }
     assert "in no run's folder" in refusal(capsys, f"--checkpoint={last}", "--picture=updates")
+
+
+def test_the_command_for_another_algorithm_has_the_flags_that_are_not_the_usual_ones():
+    flags = ["--data_class=Omniglot", "--episode_classes=20", "--width=8", "--max_steps=7", "--data_dir=my data"]
+    config = parse(flags, "").config
+    again = same_tasks(config, "LitJoint")
+    assert again[2] == "--lit_model_class=LitJoint" and set(flags) - set(again) == set() and len(again) == 8
+    joint = parse(again, "").config
+    assert [name for name in config if name in joint and config[name] != joint[name]] == ["lit_model_class"]
+
+
+def test_the_names_of_many_runs_lie_in_the_picture():
+    rng = np.random.default_rng(0)
+    for number in (1, 3, 25):
+        names = [f"MAML, inner_lr={i}, data_dir=/a/long/path/{'photos/' * 9}of/{i}" for i in range(number)]
+        results = EpisodeResults(np.arange(6), [0, 1], rng.random((6, 2)), rng.random((6, 2)), of_classes=True)
+        figure = draw_steps(dict.fromkeys(names, results), "accuracy", dict.fromkeys(names, 1))
+        figure.draw_without_rendering()
+        assert len(figure.legends) == (number > 1)
+        for legend in figure.legends:
+            box, page = legend.get_window_extent(), figure.bbox
+            assert box.x0 >= 0 and box.x1 <= page.x1 and box.y0 >= 0
+            assert [text.get_text().replace("\n", "")[:5] for text in legend.get_texts()] == ["MAML,"] * number
+        assert figure.axes[0].get_window_extent().height > 0.2 * WIDTH * figure.dpi
 
 
 def test_the_interval_that_is_shaded_is_that_of_the_table(maml_and_joint):
