@@ -10,6 +10,7 @@ benchmarks/results/your_own_photos.json; ``--write`` puts all rows into docs/you
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -72,10 +73,10 @@ def measure(options: argparse.Namespace, flags: Sequence[str]) -> str:
     rows = json.loads(options.results.read_text()) if options.results.exists() else {}
     if options.new:
         new = chosen(options.new, None, options.per_new_class, options.seed, "--new")
-        for file in (file for files in new.values() for file in files):
-            thumbnail(file, 1)  # what is no picture is named before the training, not after it
         row: dict[str, Any] = {"seed": options.seed, "episodes": options.episodes, "queries": options.queries}
         if options.checkpoint is None:
+            for file in itertools.chain(*new.values()):
+                thumbnail(file, 1)  # what is no picture is named before the training, not after it
             checkpoint, row["training"] = train(options, flags)
         else:
             checkpoint = options.checkpoint

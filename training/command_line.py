@@ -262,8 +262,8 @@ def parse(
     if unknown := set(from_file) - (set(parser.flags) - {"config"}):
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")
 
-    loss = {"loss": getattr(classes["data_class"], "loss", "cross_entropy")}
-    defaults = {k: v for k, v in (loss | protocol | from_checkpoint | from_file).items() if k in parser.flags}
+    usual = _usual(classes, protocol)
+    defaults = {k: v for k, v in (usual | from_checkpoint | from_file).items() if k in parser.flags}
     if checkpoint is not None:
         defaults[settings_from] = str(checkpoint)
     # Parsed like flags, so that they are checked like flags; then --help shows them as the defaults that they are.
@@ -309,9 +309,9 @@ def same_tasks(config: Mapping[str, Any], lit_model_class: str) -> list[str]:
     task = {k: config[k] for k in ("episode_classes", "support_samples") if k in config}
     classes, protocol = _choose_classes(named | task)
     parser = _parser("", None, classes)
-    usual = parser.get_defaults().as_dict() | {"loss": getattr(classes["data_class"], "loss", None)} | protocol
+    usual = parser.get_defaults().as_dict() | _usual(classes, protocol)
     flags = (*_argument_names(classes["data_class"]), *_argument_names(classes["model_class"]), "max_steps", "loss")
-    own = {k: config[k] for k in flags if k in config and k in parser.flags and k not in KINDS}
+    own = {k: config[k] for k in flags if k in config and k in parser.flags}
     differing = {k: v for k, v in own.items() if _as_flag(v) != _as_flag(usual.get(k))}
     return [f"--{k}={_as_flag(v)}" for k, v in ({k: named[k] for k in KINDS} | task | differing).items()]
 
@@ -436,6 +436,11 @@ def _with_values(argv: Sequence[str], parser: _Parser) -> list[str]:
         alone = i + 1 == len(argv) or argv[i + 1].startswith("--")
         found.append(f"{token}={bare[token]}" if token in bare and alone else token)
     return found
+
+
+def _usual(classes: Mapping[str, type], protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol, with the data set's loss."""
+    return {"loss": getattr(classes["data_class"], "loss", "cross_entropy"), **protocol}
 
 
 def _named_classes(chosen: dict[str, Any]) -> dict[str, type]:

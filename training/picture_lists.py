@@ -17,7 +17,7 @@ def labelled_pictures(folder: str | Path, argument: str = "support") -> tuple[di
     """The files of each class, ``<folder>/<class>/<picture>``, classes sorted by name.
 
     Args:
-        argument: what to call the folder.
+        argument: what a message calls the folder.
 
     Returns:
         The files, and what lies where no picture should, each with what is wrong: pictures beside the class folders,

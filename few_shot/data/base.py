@@ -124,7 +124,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self._evaluation_loader(self.test_split, self.test_episodes, "limit_predict_batches")
 
     def _evaluation_loader(self, split: Split, episodes: int, limit: str) -> DataLoader:
-        """This process's share of a split's episodes: of as many as the Trainer's ``limit`` lets one process meet."""
+        """This process's share of a split's episodes, after the Trainer's ``limit`` on batches."""
         rank, world_size = self._place()
         if world_size > episodes:
             flag = "val_episodes" if split == "val" else "test_episodes"

@@ -15,8 +15,9 @@ from few_shot.evaluating import evaluating, usable
 from few_shot.fast_path.folded import folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
 from few_shot.lit_models.adapted_model import FirstOutputs, check_outputs, with_weights
-from few_shot.lit_models.base import LitMetaLearner, TaskScores
+from few_shot.lit_models.base import LitMetaLearner
 from few_shot.lit_models.fixed_norm import fix_norms
+from few_shot.lit_models.task_scores import TaskScores, by_ways
 from few_shot.recomputation import Recomputation
 
 
@@ -166,12 +167,9 @@ class LitMAML(LitMetaLearner):
         """The query predictions of tasks with unequal numbers of classes ``[T]``; -inf for those that a task lacks."""
         shape = (*batch.query_y.shape, int(classes.max()))
         found = [batch.query_x.new_full(shape, -torch.inf, dtype=number_type(self)) for _ in steps]
-        for ways in classes.unique().tolist():
-            tasks = classes == ways
-            with self._only_outputs(ways):
-                some = self.step_predictions(EpisodeBatch(*(x[tasks] for x in batch)), steps)
-            for predictions, of_some in zip(found, some, strict=True):
-                predictions[tasks, :, :ways] = of_some
+        for tasks, some in by_ways(batch, classes):
+            for predictions, of_some in zip(found, self.test_predictions(some, steps), strict=True):
+                predictions[tasks, :, : of_some.shape[-1]] = of_some
         return found
 
     @contextmanager

@@ -15,24 +15,33 @@ class TaskScores(NamedTuple):
     metric: Tensor
 
 
+def by_ways(batch: EpisodeBatch, ways: Tensor) -> list[tuple[Tensor, EpisodeBatch]]:
+    """Tasks apart for each number of classes: which they are, ``[T]``, and the tasks.
+
+    Args:
+        ways: each task's number of classes, ``[T]``.
+    """
+    groups = [ways == n for n in ways.unique()]
+    return [(tasks, EpisodeBatch(*(x[tasks] for x in batch))) for tasks in groups]
+
+
 def scores_by_ways(
     batch: EpisodeBatch, ways: Tensor | None, score: Callable[[EpisodeBatch], list[TaskScores]]
 ) -> list[TaskScores]:
-    """What tasks score, those with as many classes together: no loss sees an output that a task does not have.
+    """The scores of tasks, apart for each number of classes: a loss sees no output that a task lacks.
 
     Args:
         batch: the tasks.
         ways: each task's number of classes, ``[T]``; None where all have as many.
         score: tasks with as many classes to their scores after each of several inner steps.
     """
-    groups = [] if ways is None else [ways == n for n in ways.unique()]
-    if len(groups) < 2:
+    if ways is None or bool((ways == ways[0]).all()):
         return score(batch)
-    of_groups = [score(EpisodeBatch(*(x[tasks] for x in batch))) for tasks in groups]
+    groups = by_ways(batch, ways)
     merged = []
-    for of_a_step in zip(*of_groups, strict=True):
+    for of_a_step in zip(*(score(some) for _, some in groups), strict=True):
         whole = TaskScores(*(x.new_empty(len(batch.index)) for x in of_a_step[0]))
-        for tasks, scores in zip(groups, of_a_step, strict=True):
+        for (tasks, _), scores in zip(groups, of_a_step, strict=True):
             for target, values in zip(whole, scores, strict=True):
                 target[tasks] = values
         merged.append(whole)
