@@ -51,6 +51,10 @@ def test_rows_that_are_compared_have_the_same_test_episodes():
         assert theirs["lit_model_class"] == "LitMAML"
         for flag in EPISODES:
             assert ours.get(flag) == theirs.get(flag), f"{row.name}: {flag}"
+        for queries in row.tests:
+            tests = [results_table.RESULTS / name / f"test_{queries}query.json" for name in (row.name, row.against)]
+            pictures = {json.loads(path.read_text())["pictures"] for path in tests if path.is_file()}
+            assert len(pictures) <= 1, f"{row.name}: not the pictures of {row.against}, or in another order"
 
 
 def test_a_complete_row_has_its_weights():

@@ -84,6 +84,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             make_folder(output.path, "output_dir")
         with explained(lit_model, data, world.size):
             found = test(trainer, lit_model, data, members=members, folder=output)
+        published = RunFolder(checkpoint).published_results().get(data.test_query_samples, {})
+        if experiment.extra["split"] == "test" and published.get("pictures") not in (None, found.get("pictures")):
+            print_result(
+                f"The result in {checkpoint} is of other pictures than those in {data.data_dir}, or of the same in "
+                "another order. So its episodes are others, and its number may differ by chance."
+            )
         if output is None:
             print_result("The result is not kept in a file: --output_dir=FOLDER would do that.")
         else:

@@ -162,7 +162,8 @@ def _tests_on_the_same_episodes(
     folders: Sequence[RunFolder], configs: Sequence[Mapping[str, Any]]
 ) -> tuple[str, list[EpisodeResults]]:
     """The metric, and each run's test; BadInput names what differs where the episodes are not the same."""
-    first, config, classes, sizes = folders[0], configs[0], folders[0].test_classes(), folders[0].test_class_sizes()
+    first, config, classes = folders[0], configs[0], folders[0].test_classes()
+    pictures = None
     metrics: list[str] = []
     tests: list[EpisodeResults] = []
     for folder, other in zip(folders, configs, strict=True):
@@ -183,9 +184,10 @@ def _tests_on_the_same_episodes(
                 raise BadInput(f"{both} {flag} is {ours} and {theirs}.")
         if classes_known and folder.test_classes() != classes:
             raise BadInput(f"{both} the test's classes differ.")
-        others = folder.test_class_sizes()
-        if None not in (sizes, others) and sizes != others:
-            raise BadInput(f"{both} the test's classes have the same names, and other numbers of pictures.")
+        others = result.get("pictures")
+        pictures = pictures or others
+        if others not in (None, pictures):
+            raise BadInput(f"{both} the test's classes have the same names, and other pictures, or in another order.")
         if tests and not np.array_equal(episodes.index, tests[0].index):
             raise BadInput(f"{both} {len(tests[0].index)} episodes and {len(episodes.index)}, of other numbers.")
         metrics.append(result["metric"])

@@ -62,6 +62,7 @@ RESULT: dict[str, Any] = {
     "diverged": int,
     "transductive": bool,
     "ensemble": ({"members": int, "mean": NUMBER, "ci95": NUMBER}, None),
+    "pictures": (str, None),
 }
 
 
@@ -411,17 +412,10 @@ class RunFolder:
 
     def test_classes(self) -> list[str] | None:
         """The classes of the test; None where they are not on record, or there are no classes."""
-        return (self._data().get("classes") or {}).get("test")
-
-    def test_class_sizes(self) -> list[int] | None:
-        """How many pictures each class of the test has; None where that is not on record, or there are no classes."""
-        return (self._data().get("class_sizes") or {}).get("test")
-
-    def _data(self) -> dict[str, Any]:
-        """What is on record of the data, if anything is."""
         path = self.path / "data.json"
-        form = {"classes": ({"test": [str]}, None), "class_sizes": ({"test": [int]}, None)}
-        return read_json(path, form) if path.is_file() else {}
+        data = read_json(path, {"classes": ({"test": [str]}, None)}) if path.is_file() else {}
+        return (data.get("classes") or {}).get("test")
+
 
     def episodes(self) -> EpisodeResults | None:
         """The test's result, episode by episode; None if there is none."""

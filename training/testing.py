@@ -34,6 +34,8 @@ def test(
 
     trainer.test(lit_model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
     results, found = {"test": lit_model.results}, summary(lit_model.results)
+    if pictures := data.pictures(data.test_split):
+        found["pictures"] = pictures
     if members:
         ensemble: Any = LitEnsemble(lit_model, members)
         trainer.test(ensemble, datamodule=data, verbose=False)

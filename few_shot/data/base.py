@@ -89,6 +89,13 @@ class EpisodeDataModule(pl.LightningDataModule):
             record: the :meth:`record` of the run that trained.
         """
 
+    def pictures(self, split: Split) -> str | None:
+        """Tells the pictures of a split, in their order, from others, so that the same digest means the same episodes.
+
+        None where episodes are drawn from no pictures.
+        """
+        return None
+
     def draw(self, split: Split, seed: int, index: NDArray) -> EpisodeBatch:
         """Draw the episodes ``index`` ``[T]`` of a split: a pure function of its arguments."""
         raise NotImplementedError
@@ -207,7 +214,7 @@ class ImageEpisodes(EpisodeDataModule):
         self.episode_classes = at_least(2, episode_classes, "episode_classes")
         train_ways = episode_classes if train_episode_classes is None else train_episode_classes
         self.train_episode_classes = at_least(2, train_ways, "train_episode_classes")
-        self.train_classes = train_classes
+        self.train_classes = None if train_classes is None else at_least(1, train_classes, "train_classes")
         self.shuffle_labels = shuffle_labels
         self.augment = augment
         self.stores: dict[str, ImageStore] = {}
@@ -223,11 +230,12 @@ class ImageEpisodes(EpisodeDataModule):
         return preprocessing(self.input_shape)
 
     def record(self) -> dict:
-        """The classes of each split that is open, and how many pictures each has."""
-        return {
-            "classes": {split: store.class_names for split, store in self.stores.items()},
-            "class_sizes": {split: store.class_sizes.tolist() for split, store in self.stores.items()},
-        }
+        """The classes of each split that is open."""
+        return {"classes": {split: store.class_names for split, store in self.stores.items()}}
+
+    def pictures(self, split: Split) -> str:
+        """The digest of a split that is open; see :meth:`few_shot.data.image_store.ImageStore.digest`."""
+        return self.stores[split].digest()
 
     def refuse_trained_classes(self, record: dict) -> None:
         """Refuse a test on classes that were trained on, which makes a false number; after :meth:`setup`.

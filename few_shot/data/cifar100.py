@@ -64,7 +64,7 @@ def _archive(root: Path, split_classes: SplitClasses) -> Source | None:
         return _by_class(_read_archive(archive), archive)
 
     return Source(
-        form="CIFAR-100 archive" if archive.is_file() else "CIFAR-100 archive, extracted",
+        form="CIFAR-100 archive, by name" if archive.is_file() else "CIFAR-100 archive, extracted, by name",
         fingerprint=fingerprint(path.stat() for path in ([archive] if archive.is_file() else parts)),
         classes=lambda split: {name: len(load()[name]) for name in split_classes(split)},
         read=lambda split, name: iter(load()[name]),
@@ -91,18 +91,23 @@ def _read_archive(archive: Path) -> dict[str, Any]:
 
 
 def _by_class(contents: dict[str, Any], source: Path) -> dict[str, NDArray[np.uint8]]:
-    """Each class's images, uint8 ``[n, 3, 32, 32]``: those of the training file, then those of the test file.
+    """Each class's images, uint8 ``[n, 3, 32, 32]``: those of the test file by their names, then the training file's.
+
+    Class folders whose pictures are called ``test_<name>`` and ``train_<name>`` have them in the same order.
 
     Raises:
         BadInput: the files do not hold CIFAR-100.
     """
     try:
         names = safe_pickle.texts(contents["meta"]["fine_label_names"])
-        parts = [contents[part] for part in ("train", "test")]
+        parts = [contents[part] for part in ("test", "train")]
         images = np.concatenate([np.asarray(part["data"]) for part in parts])
         labels = np.concatenate([safe_pickle.whole_numbers(part["fine_labels"]) for part in parts])
-        if images.dtype != np.uint8 or images.shape != (len(labels), 3072):
-            raise ValueError(f"images of type {images.dtype} and shape {images.shape}")
+        files = [(i, file) for i, part in enumerate(parts) for file in safe_pickle.texts(part["filenames"])]
+        if images.dtype != np.uint8 or images.shape != (len(labels), 3072) or len(files) != len(labels):
+            raise ValueError(f"images of type {images.dtype} and shape {images.shape}, with {len(files)} names")
+        order = sorted(range(len(files)), key=files.__getitem__)
+        images, labels = images[order], labels[order]
         by_class = {name: images[labels == label].reshape(-1, *SHAPE) for label, name in enumerate(names)}
         if absent := [name for name, images in by_class.items() if not len(images)]:
             raise ValueError(f"no images of {absent[0]}")

@@ -23,7 +23,8 @@ class CifarFS(ImageEpisodes):
     It is looked for in a subfolder such as ``cifar_fs`` or ``cifar100`` and in ``data_dir``, in this order of forms:
     class folders ``{train,val,test}/<class>/*.png``, all of a split's classes or some; ``cifar-100-python.tar.gz``, the
     official archive, whose training and test images are pooled; that archive extracted. If there is none, the archive
-    is downloaded.
+    is downloaded. Class folders give the archive's very episodes if a picture of its test file is called
+    ``test_<its name there>.png``, and one of its training file ``train_<its name there>.png``.
     """
 
     input_shape = image_shape = SHAPE

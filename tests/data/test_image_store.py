@@ -71,6 +71,18 @@ def test_rows_are_gathered(tmp_path):
     assert (gathered[0, 1] == picture("val", "val_b", 0)).all()
 
 
+def test_the_digest_tells_other_pictures_and_another_order(tmp_path):
+    def digest(name, images):
+        source = make_source(read=lambda split, c: images([picture(split, c, i) for i in range(SIZES[c[-1]])]))
+        return ImageStore.open(ensure(tmp_path / name, source), "test").digest()
+
+    as_they_are = digest("a", lambda images: images)
+    assert digest("b", lambda images: images) == as_they_are
+    assert digest("c", lambda images: images[::-1]) != as_they_are
+    assert digest("d", lambda images: images[:-1]) != as_they_are
+    assert digest("e", lambda images: [255 - image for image in images]) != as_they_are
+
+
 def test_a_pickled_store_reopens_its_file(tmp_path):
     store = ImageStore.open(ensure(tmp_path, make_source()), "train", classes=3)
     pickled = pickle.dumps(store)

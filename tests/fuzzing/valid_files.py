@@ -64,7 +64,12 @@ def pickles_of(kind):
         "list labels": {"label_specific": [0, 1], "label_specific_str": np.array(["a", "b"], object)},
         "pngs": [np.frombuffer(pictures()[0], np.uint8), pictures()[0], bytearray(pictures()[0])],
         "meta": {"fine_label_names": [f"c{i}" for i in range(100)]},
-        "train": {"data": np.zeros((100, 3072), np.uint8), "fine_labels": list(range(100)), "x": np.float32(1)},
+        "train": {
+            "data": np.zeros((100, 3072), np.uint8),
+            "fine_labels": list(range(100)),
+            "filenames": ["a.png"] * 100,
+            "x": np.float32(1),
+        },
     }[kind]
     return [pickle.dumps(content, protocol) for protocol in range(6)]
 

@@ -143,18 +143,22 @@ def test_runs_of_other_episodes_are_refused_in_one_sentence(maml_and_joint, tmp_
     def other_classes(folder):
         (folder / "data.json").write_text(json.dumps({"classes": {"test": ["b"]}}))
 
-    def another_picture(folder):
-        (folder / "data.json").write_text(json.dumps(of_data | {"class_sizes": {"test": [8]}}))
+    def of_pictures(digest):
+        def change(folder):
+            (folder / "data.json").write_text(json.dumps({"classes": {"test": ["a"]}}))
+            result = json.loads((folder / "test_metrics.json").read_text())
+            (folder / "test_metrics.json").write_text(json.dumps(result | {"pictures": digest}))
 
-    of_data = {"classes": {"test": ["a"]}, "class_sizes": {"test": [7]}}
-    with_classes = changed(maml, tmp_path, "here", lambda f: (f / "data.json").write_text(json.dumps(of_data)))
+        return change
+
+    with_classes = changed(maml, tmp_path, "here", of_pictures("0123"))
     for name, change, first, said in (
         ("a", fewer_shots, maml, "support_samples is 10 and 5"),
         ("b", fewer_episodes, maml, "6 episodes and 5"),
         ("c", no_test, maml, "holds no test"),
         ("f", test_of_before, maml, "was resumed after its test"),
         ("d", other_classes, with_classes, "the test's classes differ"),
-        ("g", another_picture, with_classes, "the same names, and other numbers of pictures"),
+        ("g", of_pictures("4567"), with_classes, "the same names, and other pictures"),
         ("e", lambda folder: (folder / "config.yaml").unlink(), maml, "holds no config.yaml"),
     ):
         other = changed(maml, tmp_path, name, change)
