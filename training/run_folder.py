@@ -416,7 +416,6 @@ class RunFolder:
         data = read_json(path, {"classes": ({"test": [str]}, None)}) if path.is_file() else {}
         return (data.get("classes") or {}).get("test")
 
-
     def episodes(self) -> EpisodeResults | None:
         """The test's result, episode by episode; None if there is none."""
         path = self.path / "test_episodes.csv"
