@@ -73,8 +73,15 @@ def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) 
     def predict(weights: Weights, x: Tensor) -> Any:
         if torch.compiler.is_compiling():
             return of_all_tasks(weights, x)
+        before = None if x.is_inference() else x._version
         with plain_attention():
-            return eagerly(weights, x)
+            predictions = eagerly(weights, x)
+        if before is not None and x._version != before:
+            raise BadInput(
+                f"{type(model).__name__} changes its input in place, which each inner step reads again: let what "
+                "comes first compute a new tensor, without inplace=True or sub_()."
+            )
+        return predictions
 
     def eagerly(weights: Weights, x: Tensor) -> Any:
         if model in _ONE_BY_ONE:
@@ -232,6 +239,11 @@ def inner_loop(
         weights, state, rates = start
         with torch.enable_grad():
             loss = support_loss(weights).sum()
+            if not (weights and loss.requires_grad):
+                raise BadInput(
+                    "There is nothing to adapt: all weights that the inner loop would change are frozen, or the "
+                    "predictions do not depend on them."
+                )
             gradients = torch.autograd.grad(
                 loss, list(weights.values()), create_graph=keep_graph, materialize_grads=True
             )

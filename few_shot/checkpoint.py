@@ -3,7 +3,7 @@
 ``checkpoint["few_shot"]`` says how to build what the weights belong to, in plain values:
 
     {"learner": {"class": "few_shot.lit_models.lit_maml.LitMAML", "arguments": {"inner_lr": 0.01, …}},
-     "model":   {"class": "few_shot.models.conv4.Conv4", "arguments": {"width": 32, …}},
+     "model":   {"class": "few_shot.models.conv4.Conv4", "arguments": {"width": 32, …}, "frozen": ["body.0.weight", …]},
      "data":    {"class": "few_shot.data.omniglot.Omniglot", "input_shape": (1, 28, 28), …}}
 
 ``model`` is None where the model's constructor did not remember its arguments, ``data`` where no data module was used.
@@ -36,11 +36,6 @@ PACKAGE = "few_shot."
 WEIGHTS = "weights.safetensors"
 
 
-def data_module(trainer: Any) -> Any | None:
-    """The data module that a Trainer was given, if it was given one."""
-    return getattr(trainer, "datamodule", None)
-
-
 def describe(learner: Any) -> dict[str, Any]:
     """The content of ``checkpoint["few_shot"]``, in plain values."""
     arguments = {k: v for k, v in learner.constructor_arguments.items() if k != "model"}
@@ -49,9 +44,11 @@ def describe(learner: Any) -> dict[str, Any]:
         if not decided_by_the_class:
             arguments[name] = now  # the data module's, where the constructor was given none
     model = learner.model
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    ours = isinstance(model, RemembersArguments)
     return {
         "learner": _record(learner, arguments),
-        "model": _record(model, model.constructor_arguments) if isinstance(model, RemembersArguments) else None,
+        "model": _record(model, model.constructor_arguments) | {"frozen": frozen} if ours else None,
         "data": learner.data_facts,
     }
 
@@ -161,8 +158,10 @@ def _facts(found: Any) -> dict[str, Any] | None:
 
 def _is_record(record: Any) -> bool:
     of_class = isinstance(record, dict) and isinstance(record.get("class"), str)
-    arguments = record.get("arguments") if of_class else None
-    return isinstance(arguments, dict) and all(isinstance(name, str) for name in arguments)
+    arguments, frozen = (record.get("arguments"), record.get("frozen", [])) if of_class else (None, None)
+    if not (isinstance(arguments, dict) and isinstance(frozen, list)):
+        return False
+    return all(isinstance(name, str) for name in [*arguments, *frozen])
 
 
 def _is_of_data(data: Any) -> bool:
@@ -245,7 +244,7 @@ def load_learner(path: str | Path, cls: type, model: nn.Module | None, changes: 
     content = read(path)
     facts, weights = content["few_shot"], content["state_dict"]
     name, arguments = facts["learner"]["class"], facts["learner"]["arguments"] | dict(changes)
-    model = _build_model(path, facts["model"], weights) if model is None else model
+    given, model = model, _build_model(path, facts["model"], weights) if model is None else model
     kind: Any = cls if name == _dotted(cls) else _own_class(path, name)
     if not issubclass(kind, cls):
         raise BadInput(f"{path} holds a {kind.__name__}, which is no {cls.__name__}.")
@@ -260,7 +259,8 @@ def load_learner(path: str | Path, cls: type, model: nn.Module | None, changes: 
         learner.load_state_dict(weights)
     except RuntimeError as error:
         difference = " ".join(str(error).split()[:60])
-        raise BadInput(f"{path} holds the weights of another model than the one given: {difference} …") from error
+        one = "it names" if given is None else "given"
+        raise BadInput(f"{path} holds the weights of another model than the one {one}: {difference} …") from error
     learner.on_load_checkpoint(content)
     return learner.eval()
 
@@ -284,7 +284,11 @@ def _build_model(path: str | Path, record: Mapping[str, Any] | None, weights: Ma
         held = sum(w.numel() for w in weights.values() if isinstance(w, Tensor))
         if needed > 2 * held:  # weights that several names share are there once
             raise BadInput(f"{path} holds {held} numbers, and the {kind.__name__} that it names has {needed}.")
-        return _built(path, kind, record["arguments"])
+        model = _built(path, kind, record["arguments"])
+    if "frozen" in record:
+        for name, p in model.named_parameters():
+            p.requires_grad_(name not in record["frozen"])
+    return model
 
 
 def _built(path: str | Path, kind: Any, arguments: Mapping[str, Any]) -> Any:

@@ -67,7 +67,8 @@ def as_episodes(batch: Any, dtype: torch.dtype, of_classes: bool | None = None) 
         of_classes: whether whole numbers to predict are labels; None if that is not known, and then they are.
 
     Raises:
-        BadInput: it is no :class:`EpisodeBatch` of tensors, or its pictures are of bytes.
+        BadInput: it is no :class:`EpisodeBatch` of tensors, its pictures are of bytes, or its labels are no numbers of
+            classes.
     """
     if not isinstance(batch, EpisodeBatch) or not all(isinstance(x, Tensor) for x in batch):
         what = type(batch).__name__
@@ -88,6 +89,13 @@ def as_episodes(batch: Any, dtype: torch.dtype, of_classes: bool | None = None) 
         )
     if torch.uint8 in (batch.support_x.dtype, batch.query_x.dtype):
         raise BadInput("The data gives inputs of type uint8: pictures are numbers from 0 to 1, so divide them by 255.")
+    of_labels = of_classes or (of_classes is None and not batch.query_y.is_floating_point())
+    for name in ("support_y", "query_y") if of_labels else ():
+        if (y := getattr(batch, name)).dim() != 2 or y.is_floating_point():
+            raise BadInput(
+                f"The data gives {name} {list(y.shape)} of type {str(y.dtype).removeprefix('torch.')}: labels of "
+                "classes are whole numbers [T, n], one for each sample."
+            )
     targets = dtype if of_classes is False else torch.int64
     types = {"support_y": targets, "query_y": targets}
     found = {

@@ -64,8 +64,8 @@ def check_alike(predictions: Sequence[int], targets: Sequence[int]) -> None:
 def above_zero(name: str, value: float, or_zero: bool = False) -> None:
     """Raise BadInput with the argument's name unless the value is a number above zero, or zero if that is allowed."""
     try:
-        fits = value >= 0 if or_zero else value > 0
-    except TypeError:
+        fits = bool(value >= 0 if or_zero else value > 0)
+    except (TypeError, ValueError, RuntimeError):  # as tensors of several numbers raise them
         raise BadInput(f"{name}={value!r} must be a number.") from None
     if not fits:
         raise BadInput(f"{name}={value} must {'not be negative' if or_zero else 'be above 0'}.")

@@ -12,7 +12,7 @@ from torch import Tensor
 def evaluating(lit_model: Any) -> Iterator[None]:
     """In evaluation mode, without a graph, on tasks that are not a Trainer's: they may have any number of shots.
 
-    Inner loops have gradients. Afterwards each layer is in its mode again.
+    An inner loop can still take its gradients. Afterwards each layer is in its mode again.
     """
     modes = {module: module.training for module in lit_model.modules()}
     shots, lit_model.shots = lit_model.shots, None

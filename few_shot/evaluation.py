@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from few_shot.errors import BadInput
 from few_shot.metrics import METRICS
 from few_shot.records import Damaged, read_table
 from few_shot.whole_files import write_whole
@@ -56,10 +57,14 @@ class EpisodeResults:
     @property
     def diverged(self) -> NDArray[np.bool_]:
         """Which episodes have a query loss that is, at any step, not finite or over 100 times that at step 0."""
+        return self._diverged_by()[:, -1]
+
+    def _diverged_by(self) -> NDArray[np.bool_]:
+        """Which episodes have diverged at a step, or before, ``[E, S]``."""
         before = np.maximum(self.loss[:, :1], LEAST_LOSS_OF_CLASSES if self.of_classes else -np.inf)
         with np.errstate(invalid="ignore", over="ignore"):
             too_large = (before > 0) & (self.loss > DIVERGED_FACTOR * before)  # a loss below 0 has no such bound
-            return (~np.isfinite(self.loss) | too_large).any(axis=1)
+            return np.logical_or.accumulate(~np.isfinite(self.loss) | too_large, axis=1)
 
     def mean_loss(self, step: int = -1) -> tuple[float | None, float | None]:
         """Mean ± 95 % interval of the query loss at a position of ``steps``; diverged episodes are left out."""
@@ -70,16 +75,25 @@ class EpisodeResults:
         return mean_ci95(self._counted(name, step)[1])
 
     def by_episode(self, name: str, step: int = -1) -> dict[int, float]:
-        """Each episode's metric by its number; a diverged one is left out or counts as the metric says."""
+        """Each episode's metric by its number; a diverged one is left out or counts as the metric says.
+
+        Raises:
+            BadInput: a number is there twice.
+        """
         index, values = self._counted(name, step)
+        if len(np.unique(index)) < len(index):
+            raise BadInput(
+                f"Episode {index[np.diff(index, append=-1) == 0][0]} is there more than once: number the episodes of a "
+                "test differently (EpisodeBatch.index), so that they can be told apart."
+            )
         return dict(zip(index.tolist(), values.tolist(), strict=True))
 
     def _counted(self, name: str, step: int) -> tuple[NDArray, NDArray]:
         """The numbers of the episodes that count, and their metric."""
         instead = METRICS[name].when_diverged
-        values = self.metric[:, step] if instead is None else np.where(self.diverged, instead, self.metric[:, step])
-        counted = ~self.diverged if instead is None else np.ones_like(self.diverged)
-        return self.index[counted], values[counted]
+        if instead is None:
+            return self.index[~self.diverged], self.metric[~self.diverged, step]
+        return self.index, np.where(self._diverged_by()[:, step], instead, self.metric[:, step])
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float | None, float | None, int]:

@@ -40,7 +40,7 @@ from few_shot.lit_models import (
 )
 from few_shot.lit_models.base import LitMetaLearner, OuterSchedule
 from few_shot.lit_models.objective import loss_name
-from few_shot.lit_models.trainer_settings import one_device, refuse_copies
+from few_shot.lit_models.trainer_settings import apart_from_a_training, one_device, refuse_copies
 from few_shot.plots import draw_fit
 from few_shot.samples import Inputs, encode, input_shape_of, takes_symbols
 from few_shot.sheets import can_draw_sheet, draw_sheet
@@ -135,7 +135,7 @@ class Learner:
         """Meta-train; a second call goes on from the weights of the first, with other tasks.
 
         The outer optimiser and its schedule start anew with each call. A learner that was loaded begins with the first
-        tasks again.
+        tasks again, and MAML++ with the loss of its first updates.
 
         Args:
             data: a data module of few_shot or of yours, or any iterable of episode batches
@@ -174,7 +174,7 @@ class Learner:
         its_own = lit_model.test_inner_loop_steps
         lit_model.test_inner_loop_steps = its_own if steps is None else at_least(0, steps, "steps")
         try:
-            with _no_advice(), _interruptible(), self._told_of_sizes(data):
+            with _no_advice(), _interruptible(), self._told_of_sizes(data), apart_from_a_training(lit_model, data):
                 _trainer().test(lit_model, **_as_argument(data, "dataloaders"), verbose=False)
         finally:
             lit_model.test_inner_loop_steps = its_own
@@ -200,8 +200,7 @@ class Learner:
                 outputs.
         """
         lit_model = self.lit_model
-        like = next(lit_model.parameters())
-        inputs = self.inputs
+        inputs, like = self.inputs, self._like
         support_x = inputs.tensor(x, like)
         classes, support_y = encode(y, lit_model.is_of_classes)
         if len(support_x) != len(support_y):
@@ -265,6 +264,11 @@ class Learner:
             ) from error
 
     @property
+    def _like(self) -> Tensor:
+        """A tensor of the type and on the device of the model's weights."""
+        return next(self.lit_model.parameters(), torch.empty(0))
+
+    @property
     def inputs(self) -> Inputs:
         """How what a person gives becomes the model's inputs."""
         facts = self.lit_model.data_facts or {}
@@ -282,7 +286,7 @@ class Learner:
         Raises:
             BadInput: the samples cannot be used; BadPicture for a file that cannot be read, or is no picture.
         """
-        return self.inputs.tensor(x, next(self.lit_model.parameters()))
+        return self.inputs.tensor(x, self._like)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint that holds all that is needed to use the learner; :func:`load` reads it.

@@ -20,7 +20,7 @@ class Metric:
         description: as on the axis of a plot.
         mode: whether a larger value is better (max) or a smaller one (min).
         of_classes: whether the targets are class labels; otherwise they are numbers.
-        when_diverged: the value that a diverged episode counts with; None leaves it out of the mean.
+        when_diverged: the value that an episode counts with once it has diverged; None leaves it out of all means.
         scores: predictions ``[T, n, out]`` and targets ``[T, n]`` or ``[T, n, 1]`` to each task's value, ``[T]``.
         scale: what a value is multiplied by when it is printed.
         digits: decimals printed.

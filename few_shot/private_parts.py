@@ -23,6 +23,7 @@ __all__ = [
     "came_from_restoring",
     "compiler_pass",
     "correct_update_count",
+    "data_module",
     "do_not_look_for_a_driver_again",
     "expect_unused_parameters",
     "is_listened_to",
@@ -31,6 +32,7 @@ __all__ = [
     "storage_of",
     "take_over_launched_processes",
     "trace_gradients",
+    "trainer_of",
     "trains_in_copies",
     "with_free_size",
 ]
@@ -69,6 +71,15 @@ def correct_update_count(trainer: Any) -> None:
     Correctness: Lightning counts one too few after it was resumed from a checkpoint written during validation.
     """
     trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def data_module(trainer: Any) -> Any | None:
+    """The data module that a Lightning Trainer takes its batches from now; None where it takes a user's own loaders.
+
+    Correctness: ``trainer.datamodule`` is the last one that it was given, also where it has got loaders since.
+    """
+    selector = trainer._data_connector._datahook_selector
+    return selector and selector.datamodule
 
 
 @contextmanager
@@ -120,6 +131,14 @@ def take_over_launched_processes() -> list[Any]:
         if thread.name == "child-process-observer":
             found, thread._child_processes = thread._child_processes, []  # type: ignore[attr-defined]
     return found
+
+
+def trainer_of(hooked: Any) -> Any | None:
+    """The Trainer that a LightningModule or a LightningDataModule belongs to, if it belongs to one.
+
+    Correctness: a module that belongs to none raises where it is asked for it.
+    """
+    return hooked._trainer if hasattr(hooked, "_trainer") else hooked.trainer
 
 
 def trains_in_copies(trainer: Any) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from few_shot.errors import BadInput
 from few_shot.evaluation import (
     EpisodeResults,
     mean_ci95,
@@ -74,7 +75,11 @@ def test_a_diverged_episode_counts_0_in_an_accuracy():
     """NaN logits still score one in five: the accuracy says nothing of divergence, the loss does."""
     found = results([[1.0, 0.5], [1.0, math.nan]], metric=[[0.2, 0.8], [0.2, 0.2]])
     summary = summarize(found, "accuracy", seed=0, transductive=False)
-    assert [row["mean"] for row in summary["per_step"]] == [0.1, 0.4]
+    assert [row["mean"] for row in summary["per_step"]] == [0.2, 0.4], "before it diverged it counts as it is"
+    assert found.by_episode("accuracy") == {10: 0.8, 11: 0.0}
+    found.index[:] = 10
+    with pytest.raises(BadInput, match="Episode 10 is there more than once: number the episodes"):
+        found.by_episode("accuracy")
     assert found.mean_loss() == (0.5, None)
     assert "non-transductive" in table(summary)
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "metrics": {"episodes", "errors"},
     "inner_optimizers": set(),
     "records": {"errors", "files", "limits"},
-    "evaluation": {"metrics", "records", "whole_files"},
+    "evaluation": {"errors", "metrics", "records", "whole_files"},
     "recomputation": set(),
     "adaptation": {
         *("attention", "episodes", "errors", "inner_optimizers", "layer_errors", "private_parts", "recomputation"),

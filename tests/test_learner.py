@@ -778,6 +778,9 @@ def of_bytes():
         (lambda: ProtoNet(torch.nn.Identity()), "Identity has no weights"),
         (lambda: MAML(torch.nn.Flatten()), "Flatten has no weights"),
         (lambda: MAML(small_conv(), inner_lr="0.01"), "inner_lr='0.01' must be a number"),
+        (lambda: MAML(small_conv(), inner_lr=torch.ones(2)), r"inner_lr=tensor\(\[1\., 1\.\]\) must be a number"),
+        (lambda: MetaSGD(small_conv(), inner_lr_max=-1), "inner_lr_max=-1 must be above 0"),
+        (lambda: MetaSGD(small_conv(), inner_lr_max=float("inf")), "at most inner_lr_max=inf, and both finite"),
         (lambda: MAML(small_conv(), outer_lr=None), "outer_lr=None must be a number"),
         (lambda: MAML(small_conv(), weight_decay="no"), "weight_decay='no' must be a number"),
         (lambda: MAML(small_conv(), first_order="no"), "first_order='no' must be True or False"),
@@ -826,3 +829,130 @@ def test_a_support_set_that_batch_norm_cannot_use_is_refused():
     learner = ProtoNet(Conv4((1, 16, 16), 2, width=4, downsample="stride"))
     with pytest.raises(BadInput, match="too few samples x for the model's batch norm"):
         learner.adapt(torch.rand(1, 1, 16, 16), ["a"])
+
+
+@pytest.mark.parametrize("cls", [MAML, MetaSGD, MAMLPlusPlus, ProtoNet])
+def test_what_was_frozen_is_frozen_in_a_loaded_learner(cls, tmp_path):
+    model = small_conv()
+    frozen = [name for name, p in model.body.named_parameters() if p.requires_grad_(False) is p]
+    learner = cls(model)
+    learner.save(tmp_path / "learner.ckpt")
+    loaded = load(tmp_path / "learner.ckpt")
+    assert [name for name, p in loaded.model.named_parameters() if not p.requires_grad] == [f"body.{n}" for n in frozen]
+    x, y = torch.rand(3, *SHAPE), torch.arange(3)
+    assert torch.equal(learner.adapt(x, y).outputs(x), loaded.adapt(x, y).outputs(x))
+
+
+def test_layers_that_are_frozen_too_late_are_refused():
+    learner = MetaSGD(small_conv())
+    learner.model.body.requires_grad_(False)
+    with pytest.raises(BadInput, match=r"MetaSGD was built with 18 parameters to adapt, .* and now there are 2:"):
+        learner.adapt(torch.rand(3, *SHAPE), [0, 1, 2])
+
+
+def test_nothing_to_adapt_is_said():
+    for cls in (MAML, IMAML):
+        with pytest.raises(BadInput, match="There is nothing to adapt"):
+            cls(small_conv().requires_grad_(False)).adapt(torch.rand(3, *SHAPE), [0, 1, 2])
+
+
+class Pixels(torch.nn.Sequential):
+    """Its body has no weights: the prototypes are means of pixels."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+
+
+def test_a_body_without_weights_has_prototypes():
+    x = torch.tensor([[0.0, 0, 0, 0], [1, 1, 1, 1]])
+    assert ProtoNet(Pixels()).adapt(x, ["a", "b"]).predict(x + 0.1).tolist() == ["a", "b"]
+
+
+class InPlace(Pixels):
+    def forward(self, x):
+        return super().forward(x.sub_(0.5))
+
+
+@pytest.mark.parametrize("model", [InPlace, lambda: torch.nn.Sequential(torch.nn.ReLU(inplace=True), Pixels())])
+def test_a_model_that_changes_its_input_is_refused(model):
+    with pytest.raises(BadInput, match="changes its input in place, which each inner step reads again"):
+        MAML(model()).adapt(torch.rand(3, 4), [0, 1, 2])
+
+
+class OwnNorm(Pixels):
+    def forward(self, x):
+        return super().forward(torch.nn.functional.batch_norm(x, None, None, training=True))
+
+
+def test_a_batch_norm_that_is_no_layer_looks_at_its_neighbours_or_is_refused():
+    x, y = torch.rand(6, 4), torch.arange(3).repeat(2)
+    learner = MAML(OwnNorm())
+    with pytest.raises(BadInput, match=r"OwnNorm calls F\.batch_norm itself"):
+        learner.adapt(x, y)
+    assert learner.adapt(x, y, transductive=True).predict(x).shape == (6,)
+
+
+def test_a_loss_of_numbers_takes_whole_numbers_for_numbers():
+    x, numbers = torch.rand(2, 4, 1), torch.arange(8).view(2, 4, 1)
+    whole, floating = (EpisodeBatch(x, y, x, y, torch.arange(2)) for y in (numbers, numbers.float()))
+    for loss in ("smooth_l1_loss", "l1_loss", "mse_loss"):
+        learner = MAML(SinusoidMLP(width=4), loss=loss)
+        ours, oracle = (learner.score([batch], steps=2) for batch in (whole, floating))
+        assert (ours.metric, ours.mean) == ("mse", oracle.mean)
+        with pytest.raises(BadInput, match="they must be alike"):
+            learner.score([whole._replace(support_y=numbers[..., 0], query_y=numbers[..., 0])])
+
+
+@pytest.mark.parametrize("cls", [MAML, ProtoNet])
+def test_labels_of_another_form_are_refused(cls):
+    batch = tasks_of(2, 3, seed=0)
+    for y, found in ((batch.query_y[..., None], r"\[3, 4, 1\] of type int64"), (batch.query_y.float(), "float32")):
+        with pytest.raises(BadInput, match=f"The data gives support_y .*{found}: labels of classes are whole numbers"):
+            cls(BatchNormMLP((2,), 2), metric="accuracy").score([batch._replace(support_y=y, query_y=y)])
+
+
+def test_proto_net_learns_from_tasks_of_other_ways_beside_each_other():
+    """Each is padded to the same number of samples; alone they give the gradient that they give together."""
+    two, three = tasks_of(2, 1, seed=1), tasks_of(3, 1, seed=2)
+    padded = []
+    for name, x in two._asdict().items():
+        if name != "index":
+            fill = x[:, :2] if name.endswith("_x") else torch.full((1, 2), -100)
+            x = torch.cat([x, fill], dim=1)
+        padded.append(x)
+    two = EpisodeBatch(*padded)
+    both = EpisodeBatch(*(torch.cat(pair) for pair in zip(two, three, strict=True)))
+    torch.manual_seed(0)
+    lit_model = ProtoNet(torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3))).lit_model
+    together = lit_model.outer_scores(both).loss
+    alone = torch.cat([lit_model.outer_scores(batch).loss for batch in (two, three)])
+    torch.testing.assert_close(together, alone)
+    parameters = list(lit_model.parameters())
+    gradients = (torch.autograd.grad(losses.mean(), parameters) for losses in (together, alone))
+    for ours, oracle in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, oracle)
+
+
+class Scores(pl.Callback):
+    """Scores learners between two updates of a training."""
+
+    def __init__(self, data, *learners):
+        self.data, self.learners = data, learners
+
+    def on_train_batch_end(self, *_):
+        for learner in self.learners:
+            learner.score(self.data, steps=1)
+
+
+def test_a_score_within_a_training_leaves_the_training_as_it_is(tmp_path):
+    images = write_random_class_folders(tmp_path, classes=3, images=4)
+    weights = []
+    for scores in (False, True):
+        data = few_shot.MiniImagenet(data_dir=str(images), episode_classes=2, query_samples=2, test_query_samples=2)
+        data.test_episodes, data.batch_size = 2, 2
+        torch.manual_seed(0)
+        learner, other = (MAML(Conv4((3, 84, 84), 2, width=2), inner_loop_steps=1) for _ in range(2))
+        callbacks = [Scores(data, learner, other)] if scores else []
+        learner.fit(data, trainer=bare_trainer(max_steps=3, callbacks=callbacks))
+        weights.append(torch.nn.utils.parameters_to_vector(learner.model.parameters()))
+    assert torch.equal(*weights)

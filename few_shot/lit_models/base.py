@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from few_shot.arguments import RemembersArguments
-from few_shot.checkpoint import data_module, describe, describe_data, load_learner
+from few_shot.checkpoint import describe, describe_data, load_learner
 from few_shot.episodes import EpisodeBatch, as_episodes, number_type
 from few_shot.errors import BadInput, TrainingDiverged, above_zero, at_least
 from few_shot.evaluation import EpisodeResults
@@ -27,7 +27,7 @@ from few_shot.lit_models.processes import equal_buffers
 from few_shot.lit_models.task_scores import TaskScores, scores_by_ways
 from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
 from few_shot.metrics import METRICS
-from few_shot.private_parts import expect_unused_parameters, keep_buffers_apart
+from few_shot.private_parts import data_module, expect_unused_parameters, keep_buffers_apart
 
 OuterSchedule = Literal["constant", "cosine", "halving"]
 
@@ -120,9 +120,9 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         self.shots: int | None = None  # of every class in the Trainer's tasks; None where it is not known
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, or a process that is sent it, finds the fast path again: it consists of inner functions."""
+        """A copy finds the fast path again, and is not compiled: both are made of functions of the original."""
         state = super().__getstate__()
-        return {**state, "_fast_path": None}
+        return {**state, "_fast_path": None, "_compiled": None}
 
     # What an algorithm answers.
 

@@ -14,15 +14,16 @@ class LitBOIL(LitMAML):
     The head is the model's last module with parameters of its own.
 
     Raises:
-        BadInput: the model is all head, or its body and its head share a weight.
+        BadInput: the model is all head, its body is frozen, or its body and its head share a weight.
     """
 
     def __init__(self, model: nn.Module, **maml) -> None:
         super().__init__(model, **maml)
         self.head = head_parameters(self.model)
         if not self.adapted_weights():
-            name = type(model).__name__
-            raise BadInput(f"LitBOIL adapts a model's body, and {name} has only a head.")
+            only_a_head = len(self.head) == len(list(model.parameters()))
+            why = "has only a head" if only_a_head else "has its body frozen"
+            raise BadInput(f"LitBOIL adapts a model's body, and {type(model).__name__} {why}.")
 
     def adapted_weights(self) -> Weights:
         """All parameters but the head's."""

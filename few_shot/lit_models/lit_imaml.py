@@ -124,7 +124,8 @@ def conjugate_gradient(
     """Solve A x = b for T tasks at once, from x = 0 (Hestenes & Stiefel 1952).
 
     A task stops where it is once it has arrived, or when a direction has no positive curvature: there the Hessian is
-    not that of a minimum, and a further step would lead away.
+    not that of a minimum, and a further step would lead away. Where the first direction has none, that is x = 0: the
+    task adds nothing to the outer gradient.
 
     Args:
         multiply: maps vectors v to A v.

@@ -1,6 +1,6 @@
 """Model-agnostic meta-learning (Finn, Abbeel & Levine 2017, https://arxiv.org/abs/1703.03400)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Literal
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from few_shot.adaptation import Predict, inner_loop, norm_parameters, predict_apart, predictor, stack
 from few_shot.episodes import EpisodeBatch, number_type
-from few_shot.errors import above_zero, at_least
+from few_shot.errors import BadInput, above_zero, at_least
 from few_shot.evaluating import evaluating, usable
 from few_shot.fast_path.folded import folded_predictor, split
 from few_shot.inner_optimizers import INNER_OPTIMIZERS, Rates, Weights
@@ -104,6 +104,20 @@ class LitMAML(LitMetaLearner):
     def inner_rates(self, step: int) -> Rates:
         """Each adapted parameter's inner learning rate at a step: here one constant."""
         return dict.fromkeys(self.adapted_weights(), self.inner_lr)
+
+    def named_rates(self, rates: Iterable[Tensor]) -> Rates:
+        """A rate for each adapted parameter, by the parameter's name.
+
+        Raises:
+            BadInput: others adapt than did when the learner was built.
+        """
+        names, each = list(self.adapted_weights()), list(rates)
+        if len(names) != len(each):
+            raise BadInput(
+                f"{type(self).__name__} was built with {len(each)} parameters to adapt, each with its rate, and now "
+                f"there are {len(names)}: freeze layers before you build it."
+            )
+        return dict(zip(names, each, strict=True))
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> Iterator[Weights]:
         """Yield the tasks' fast weights ``[T, ...]`` before the first inner step and after each.

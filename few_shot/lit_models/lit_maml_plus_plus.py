@@ -61,6 +61,13 @@ class LitMAMLPlusPlus(LitMAML):
         **maml,
     ) -> None:
         super().__init__(model, outer_schedule=outer_schedule, transductive=transductive is not False, **maml)
+        if per_step_bn_statistics and any(isinstance(module, BatchNorm) for module in model.modules()):
+            if transductive:
+                raise BadInput(
+                    "transductive=true and per_step_bn_statistics=true exclude each other: with running statistics, "
+                    "no query sample sees another."
+                )
+            self.transductive = False
         self.multi_step_loss_updates = at_least(0, multi_step_loss_updates, "multi_step_loss_updates")
         self.first_order_updates = at_least(0, first_order_updates, "first_order_updates")
         self.always_first_order = self.first_order
@@ -74,13 +81,6 @@ class LitMAMLPlusPlus(LitMAML):
                     replace_norm(self.model, name, per_step)
                     self.norms.append(per_step)
                     self.model.__dict__["changed_by"] = type(self).__name__
-        if per_step_bn_statistics and self.norms:
-            if transductive:
-                raise BadInput(
-                    "transductive=true and per_step_bn_statistics=true exclude each other: with running statistics, "
-                    "no query sample sees another."
-                )
-            self.transductive = False
         self.rates: nn.ParameterList | None = None
         if learned_rates:
             adapted = self.adapted_weights().values()
@@ -101,7 +101,7 @@ class LitMAMLPlusPlus(LitMAML):
         if self.rates is None:
             return super().inner_rates(step)
         step = min(step, self.inner_loop_steps - 1)
-        return {name: rate[step] for name, rate in zip(self.adapted_weights(), self.rates, strict=True)}
+        return self.named_rates([rate[step] for rate in self.rates])
 
     def adapt(self, support_x: Tensor, support_y: Tensor, steps: int) -> Iterator[Weights]:
         """Yield the tasks' fast weights before the first inner step and after each.

@@ -1,11 +1,12 @@
 """Meta-SGD (Li, Zhou, Chen & Li 2017, https://arxiv.org/abs/1707.09835, section 3.1)."""
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from few_shot.errors import BadInput
+from few_shot.errors import BadInput, above_zero
 from few_shot.inner_optimizers import Rates
 from few_shot.lit_models.lit_maml import LitMAML
 
@@ -35,13 +36,15 @@ class LitMetaSGD(LitMAML):
         inner_loop_steps: int = 1,
         **maml,
     ) -> None:
+        above_zero("inner_lr_min", inner_lr_min)
+        above_zero("inner_lr_max", inner_lr_max)
+        if not inner_lr_min <= inner_lr_max < math.inf:
+            raise BadInput(f"inner_lr_min={inner_lr_min} must be at most inner_lr_max={inner_lr_max}, and both finite.")
         super().__init__(model, inner_lr=inner_lr_max, inner_loop_steps=inner_loop_steps, **maml)
-        if not 0 < inner_lr_min <= inner_lr_max:
-            raise BadInput(f"inner_lr_min={inner_lr_min} must be above 0 and at most inner_lr_max={inner_lr_max}.")
         self.rates = nn.ParameterList(
             torch.empty_like(p).uniform_(inner_lr_min, inner_lr_max) for p in self.adapted_weights().values()
         )
 
     def inner_rates(self, step: int) -> Rates:
         """The learned rates, each of its parameter's shape."""
-        return dict(zip(self.adapted_weights(), self.rates, strict=True))
+        return self.named_rates(self.rates)

@@ -9,8 +9,8 @@ from few_shot.adaptation import predict_apart, predictor
 from few_shot.episodes import EpisodeBatch
 from few_shot.evaluating import usable
 from few_shot.lit_models.adapted_model import NearestPrototype, copied
-from few_shot.lit_models.base import TaskScores
 from few_shot.lit_models.fixed_norm import fix_norms
+from few_shot.lit_models.task_scores import TaskScores, scores_by_ways
 from few_shot.lit_models.without_head import LitWithoutHead, prototypes_of
 
 
@@ -28,7 +28,10 @@ class LitProtoNet(LitWithoutHead):
         super().__init__(model, test_inner_loop_steps=0, **outer)
 
     def outer_scores(self, batch: EpisodeBatch) -> TaskScores:
-        return self.scores(self.logits(batch, transductive=True), batch.query_y)
+        def score(tasks: EpisodeBatch) -> list[TaskScores]:
+            return [self.scores(self.logits(tasks, transductive=True), tasks.query_y)]
+
+        return scores_by_ways(batch, self.ways_of_each(batch), score)[0]
 
     def step_predictions(self, batch: EpisodeBatch, steps: list[int]) -> list[Tensor]:
         return [self.logits(batch, self.transductive)] * len(steps)

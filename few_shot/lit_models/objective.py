@@ -1,6 +1,7 @@
 """How predictions are judged: a task's loss, and the metric that is reported beside it."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ _CROSS_ENTROPY, _SQUARED_ERROR = task_loss(F.cross_entropy), task_loss(F.mse_los
 class Objective:
     """A loss and a metric. What is left open follows the targets.
 
-    Class labels have cross entropy and accuracy; numbers have the mean squared error as both.
+    Class labels have cross entropy and accuracy; numbers have the mean squared error as both. A loss that fits numbers
+    alone has the mean squared error as its metric, so whole numbers are no labels then.
 
     Args:
         loss: a function of torch.nn.functional by name, or any function by its dotted name; None leaves it open.
@@ -33,7 +35,12 @@ class Objective:
     def __init__(self, loss: str | None, metric: str | None) -> None:
         self.loss_name, self.metric_name = loss, metric
         of_classes = None if metric is None else metric_by_name(metric).of_classes
-        self.losses: TaskLoss = _loss_of_the_targets if loss is None else task_loss(_loss_by_name(loss, of_classes))
+        self.losses: TaskLoss = _loss_of_the_targets
+        if loss is not None:
+            function, fits = _loss_by_name(loss, of_classes)
+            self.losses = task_loss(function)
+            if fits == {"numbers"}:
+                self.metric_name = "mse"
 
     def metric(self, targets: Tensor) -> Metric:
         """The metric of predictions for these targets."""
@@ -63,8 +70,12 @@ def _loss_of_the_targets(predictions: Tensor, targets: Tensor) -> Tensor:
     return (_SQUARED_ERROR if targets.is_floating_point() else _CROSS_ENTROPY)(predictions, targets)
 
 
-def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """Find a loss and try it on a few predictions: for class labels, for numbers, or for either if that is open."""
+def _loss_by_name(name: str, of_classes: bool | None) -> tuple[Callable[[Tensor, Tensor], Tensor], set[str]]:
+    """Find a loss, and try it on a few predictions: for class labels, for numbers, or for either if that is open.
+
+    Returns:
+        the loss, and what it fits: "class labels", "numbers", both, or neither.
+    """
     try:
         function = find(name, F)
     except ImportError:
@@ -74,13 +85,14 @@ def _loss_by_name(name: str, of_classes: bool | None) -> Callable[[Tensor, Tenso
             f"loss={shortened(name)} is neither a function of torch.nn.functional nor one that can be imported, "
             "such as mypackage.losses.my_loss."
         )
-    kinds = {True: "class labels", False: "numbers"}
-    tried = [False, True] if of_classes is None else [of_classes]
-    fits = [_is_mean_loss(function, kind) for kind in tried]
-    if not any(fits) and not ("." in name and None in fits):  # one of your own may want other shapes
-        wanted = " or ".join(kinds[kind] for kind in tried)
-        raise BadInput(f"loss={name} gives no mean loss, with a gradient, for targets that are {wanted}.")
-    return function
+    kinds = {False: "numbers", True: "class labels"}
+    fits = {kind: _is_mean_loss(function, c) for c, kind in kinds.items() if of_classes in (None, c)}
+    if not any(fits.values()) and not ("." in name and None in fits.values()):  # one of your own may want other shapes
+        raise BadInput(
+            f"loss={name} does not fit targets that are {' or '.join(fits)}: it must return one number, the mean over "
+            "the samples, with a gradient."
+        )
+    return function, {kind for kind, fit in fits.items() if fit}
 
 
 def _is_mean_loss(function: Callable, of_classes: bool) -> bool | None:
@@ -88,7 +100,9 @@ def _is_mean_loss(function: Callable, of_classes: bool) -> bool | None:
     predictions = torch.linspace(-0.9, 0.8, 10).reshape(*((2, 5) if of_classes else (10, 1))).requires_grad_()
     targets = torch.tensor([1, 4]) if of_classes else torch.linspace(-2, 2, 10)[:, None]
     try:
-        loss = function(predictions, targets)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # these are not the user's targets
+            loss = function(predictions, targets)
         return loss.dim() == 0 and bool(torch.autograd.grad(loss, predictions)[0].any())
     except Exception:
         return None

@@ -29,7 +29,7 @@ class PerStepBatchNorm(nn.Module):
 
     def __init__(self, norm: BatchNorm, rows: int, statistics: bool, weights: bool) -> None:
         super().__init__()
-        self.rows, self.eps, self.momentum = rows, norm.eps, norm.momentum or 0.1
+        self.rows, self.eps, self.momentum = rows, norm.eps, 0.1 if norm.momentum is None else norm.momentum
         self.statistics, self.per_step_weights = statistics, weights and norm.affine
         self.weight, self.bias = norm.weight, norm.bias
         if self.per_step_weights:
@@ -72,6 +72,8 @@ class PerStepBatchNorm(nn.Module):
             over = [d for d in range(x.dim()) if d != 1]
             var, mean = torch.var_mean(x, dim=over, correction=0)
             samples = x.numel() // x.shape[1]
+            if samples == 1:  # as PyTorch's own says
+                raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
             self.batch_statistics = (mean.detach(), var.detach() * samples / max(1, samples - 1))
         else:
             mean, var = self.present_statistics()

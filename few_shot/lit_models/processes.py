@@ -10,7 +10,7 @@ from torch import nn
 def gather(value: Any, processes: int) -> list:
     """The value of each of a Trainer's processes, in the order of ranks; of one process, its own.
 
-    A Trainer of one device may run in each of several processes, and has nothing to do with the others.
+    Each of several processes may also run a Trainer of one device: that one asks its own process alone.
     """
     if processes == 1:
         return [value]

@@ -1,6 +1,8 @@
 """Settings of a Trainer: those of one device, and those that cannot work here, refused when a run starts."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,12 +15,26 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from few_shot.errors import BadInput
-from few_shot.private_parts import trains_in_copies
+from few_shot.private_parts import trainer_of, trains_in_copies
 
 
 def one_device() -> dict[str, Any]:
     """A Trainer's arguments for one device: a GPU if there is one, but not a Mac's, which has no float64."""
     return {"devices": 1, "accelerator": "cpu" if torch.backends.mps.is_available() else "auto"}
+
+
+@contextmanager
+def apart_from_a_training(lit_model: Any, data: Any) -> Iterator[None]:
+    """Another Trainer is at work in here, and then the one before again: a callback of a training may evaluate."""
+    hooked = [one for one in (lit_model, data) if isinstance(one, pl.LightningModule | pl.LightningDataModule)]
+    before, shots, device = [trainer_of(one) for one in hooked], lit_model.shots, lit_model.device
+    try:
+        yield
+    finally:
+        for one, trainer in zip(hooked, before, strict=True):
+            one.trainer = trainer
+        lit_model.shots = shots
+        lit_model.to(device)
 
 
 def check_trainer(trainer: pl.Trainer) -> None:

@@ -112,7 +112,7 @@ class Adaptation(nn.Module):
     def by(self, weights: Weights, support_x: Tensor, support_y: Tensor, *others: Tensor) -> Tensor:
         """The same by given weights, named as the learner's; classes that the support set does not have are off."""
         if self.of_classes and isinstance(self.learner, LitMAML):
-            bias = f"model.{head_name(self.learner.model)}.bias"
+            bias = ".".join(filter(None, ["model", head_name(self.learner.model), "bias"]))
             used = _in_use(len(weights[bias]), support_y)
             weights = weights | {bias: torch.where(used, weights[bias], OFF)}
         weights = {f"learner.{name}": w for name, w in weights.items()}

@@ -363,7 +363,8 @@ def test_an_argument_of_no_use_is_refused(cls, arguments):
 
 def test_running_statistics_exclude_transductive_evaluation():
     with pytest.raises(BadInput, match="transductive=true and per_step_bn_statistics=true exclude each other"):
-        LitMAMLPlusPlus(Conv4((1, 16, 16), 2, width=4), transductive=True)
+        LitMAMLPlusPlus(model := Conv4((1, 16, 16), 2, width=4), transductive=True)
+    assert not LitMAMLPlusPlus(model).transductive, "what was refused has changed nothing"
     assert LitMAMLPlusPlus(Conv4((1, 16, 16), 2, width=4), transductive=True, per_step_bn_statistics=False).transductive
 
 
@@ -407,6 +408,24 @@ def test_a_test_does_not_change_the_loss_of_the_training(tmp_path):
     trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(lit_model, datamodule=Absolute(batch_size=2))
     trainer(tmp_path).test(lit_model, datamodule=data(), verbose=False)
     assert lit_model.objective.loss_name == "l1_loss"
+
+
+def test_a_data_module_has_no_say_where_its_trainer_has_got_other_data(tmp_path):
+    """Its shots do not tell how many classes the tasks of somebody's own have."""
+    folder = write_random_class_folders(tmp_path, classes=3, images=2)
+    images = few_shot.data.MiniImagenet(data_dir=str(folder), episode_classes=3, test_query_samples=1, test_episodes=1)
+    x = torch.rand(2, 15, 3, 84, 84, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(3).repeat(2, 5)
+    own = DataLoader([EpisodeBatch(x, y, x, y, torch.arange(2))], batch_size=None)
+    results = []
+    for before in (False, True):
+        torch.manual_seed(0)
+        lit_model, tests = LitMAML(Conv4((3, 84, 84), 10, width=2)), trainer(tmp_path)
+        if before:
+            tests.test(lit_model, datamodule=images, verbose=False)
+        tests.test(lit_model, dataloaders=own, verbose=False)
+        results.append(lit_model.results.mean_loss())
+    assert results[0] == results[1]
 
 
 def test_a_model_without_weights_to_train_is_refused(tmp_path):

@@ -110,6 +110,9 @@ def test_a_frozen_head_cannot_adapt():
 def test_a_model_that_is_all_head_has_no_body_to_adapt():
     with pytest.raises(BadInput, match="LitBOIL adapts a model's body, and Linear has only a head"):
         LitBOIL(nn.Linear(2, 2))
+    model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2))
+    with pytest.raises(BadInput, match="LitBOIL adapts a model's body, and Sequential has its body frozen"):
+        LitBOIL(model)
 
 
 @pytest.fixture
