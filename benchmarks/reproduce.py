@@ -41,6 +41,8 @@ STATE = [
     *(f"logs/*/version_0/{name}" for name in ("config.yaml", "run.json", "data.json", "metrics.csv")),
     *(f"logs/*/version_0/checkpoints/{name}" for name in ("last.ckpt", "best-*.ckpt")),
 ]
+#: The status of a program that SIGTERM has ended.
+STOPPED = 128 + signal.SIGTERM
 STARTED = Path(__file__).parent / "started"
 QUEUE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot" / "reproduce"
 
@@ -360,6 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if status == 0:
                 continue
         except (subprocess.CalledProcessError, BadInput, RuntimeError, SystemExit) as error:
+            if getattr(error, "code", None) == STOPPED:
+                raise
             print(getattr(error, "stderr", None) or error, flush=True)
             status = getattr(error, "returncode", 1)
             (training.target / WEIGHTS).unlink(missing_ok=True)
@@ -370,5 +374,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     main()

@@ -67,5 +67,7 @@ def above_zero(name: str, value: float, or_zero: bool = False) -> None:
         fits = bool(value >= 0 if or_zero else value > 0)
     except (TypeError, ValueError, RuntimeError):  # as tensors of several numbers raise them
         raise BadInput(f"{name}={value!r} must be a number.") from None
+    if value == float("inf"):
+        raise BadInput(f"{name}={value} must be finite.")
     if not fits:
         raise BadInput(f"{name}={value} must {'not be negative' if or_zero else 'be above 0'}.")

@@ -172,7 +172,8 @@ def table(summary: dict[str, Any]) -> str:
     """The summary as text: one line per inner step."""
     metric = METRICS[summary["metric"]]
     unit = metric.unit
-    lines = [f"{'inner steps':>11}  {metric.title} ± 95 % CI over {summary['episodes']} episodes"]
+    of_split = f" of the {summary['split']} split" if "split" in summary else ""
+    lines = [f"{'inner steps':>11}  {metric.title} ± 95 % CI over {summary['episodes']} episodes{of_split}"]
 
     def number(value: float | None) -> str:
         return "undefined" if value is None else f"{metric.scale * value:.{metric.digits}f}"

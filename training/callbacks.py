@@ -162,11 +162,11 @@ class Noise(Callback):
 
 
 class GradientLog(Callback):
-    """Logs the model's outer gradient before it is clipped, whenever the training loss is logged.
+    """Logs the outer gradient before it is clipped, whenever the training loss is logged.
 
     Args:
-        norm: order of the norm to log; None for none.
-        histograms: whether to log a histogram of each parameter's gradient.
+        norm: order of the norm to log, over all that is trained; None for none.
+        histograms: whether to log a histogram of the gradient of each of the model's parameters.
     """
 
     def __init__(self, norm: float | None, histograms: bool) -> None:
@@ -174,15 +174,16 @@ class GradientLog(Callback):
         self._due = False
 
     def on_train_batch_start(self, trainer: Any, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
-        self._due = (batch_idx + 1) % trainer.log_every_n_steps == 0
+        self._due = (batch_idx + 1) % trainer.log_every_n_steps == 0 or trainer.global_step + 1 == trainer.max_steps
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if not self._due:
             return
-        gradients = {name: p.grad for name, p in pl_module.model.named_parameters() if p.grad is not None}
-        if self.norm is not None:
-            pl_module.log("grad_norm", torch.nn.utils.get_total_norm(list(gradients.values()), norm_type=self.norm))
+        all_gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self.norm is not None and all_gradients:  # a skipped update has none
+            pl_module.log("grad_norm", torch.nn.utils.get_total_norm(all_gradients, norm_type=self.norm))
         if self.histograms:
+            gradients = {name: p.grad for name, p in pl_module.model.named_parameters() if p.grad is not None}
             for logger in trainer.loggers:
                 logger.log_histograms({f"gradients/{name}": g for name, g in gradients.items()}, trainer.global_step)
 

@@ -136,7 +136,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         done = trainer.global_step
         if signum := _told_to_stop(trainer):
-            self._save(trainer)
+            if done > self._resumed_at or not self.folder.last_checkpoint.is_file():  # or it would replace a later one
+                self._save(trainer)
             raise stopping.Stopped(signum, agreed=True)
         validates = bool(trainer.enable_validation)
         if validates and ((done + 1) % self.every == 0 or done + 1 == trainer.max_steps):

@@ -176,7 +176,10 @@ def clear_errors() -> Iterator[None]:
         _end(stop)
     except Exception as error:
         if received():  # what was under way was cut off, or another process of the run has stopped first
-            _end(Stopped(received()))
+            first = Stopped(received())
+            for note in getattr(error, "__notes__", []):
+                first.add_note(note)
+            _end(first)
         if isinstance(error, OSError) and error.errno in OF_THE_DISK:
             fail(_program(), _said(error, f"{error.filename or 'A file'} cannot be written ({error.strerror})."))
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):

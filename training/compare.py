@@ -26,7 +26,7 @@ from training.experiment import Experiment
 from training.report import report_of_several
 from training.run_experiment import run
 from training.run_folder import RunFolder
-from training.terminal import say
+from training.terminal import is_first_process, print_result, say
 
 STEPS = (0, 1, 5, 10)
 MEMBERS = {
@@ -46,17 +46,27 @@ MEMBERS = {
 def main(argv: Sequence[str] | None = None) -> str:
     """Run the comparison; returns its table, in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--max_steps", type=int, default=20_000, help="outer updates of each run (default: 20000)")
-    parser.add_argument("--log_dir", default="logs/compare", help="folder for the runs (default: logs/compare)")
+    parser.add_argument("--max_steps", type=int, help="outer updates of each run (default: 20000, or --config's)")
+    parser.add_argument("--log_dir", help="folder for the runs (default: logs/compare, or --config's)")
     options, flags = parser.parse_known_args(argv)
+    has_config = any(flag.partition("=")[0] == "--config" for flag in flags)
+    for name, default in (("max_steps", 20_000), ("log_dir", "logs/compare")):
+        given = getattr(options, name)
+        if given is not None or not has_config:
+            flags.append(f"--{name}={default if given is None else given}")
     columns = ["algorithm", *(f"MSE after {step}" for step in STEPS), "diverged", "time", "learned parameters"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     with clear_errors():
-        log_dir = given_path(options.log_dir, "--log_dir")
         folders = []
-        common = ["--data_class=Sinusoid", f"--max_steps={options.max_steps}", f"--log_dir={options.log_dir}"]
+        common = parse_run(["--data_class=Sinusoid", *flags], "compare").config
+        for flag, usual in (("lit_model_class", "LitMAML"), ("first_order", False), ("resume", None)):
+            if (value := common.get(flag, usual)) != usual:
+                raise BadInput(f"--{flag}={value} has no use here: every algorithm is trained from its start.")
         # All before the first is trained: a flag that one of them has no use for ends it here.
-        members = {name: parse_run([*common, *own, *flags], "compare") for name, own in MEMBERS.items()}
+        members = {name: parse_run(["--data_class=Sinusoid", *flags, *own], "compare") for name, own in MEMBERS.items()}
+        run_options = members["MAML"].options
+        log_dir = given_path(run_options.log_dir, "--log_dir")
+        updates = 1 if run_options.fast_dev_run else run_options.updates
         for experiment in members.values():
             if (metric := getattr(experiment.classes["data_class"], "metric", "mse")) != "mse":
                 raise BadInput(
@@ -71,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> str:
             lines.append(f"| {name} | {cells} |")
             folders += [folder] if folder is not None else []
         table = "\n".join(lines)
-        print(f"\nMean squared error ± 95 % CI after so many inner steps, {options.max_steps} outer updates\n\n{table}")
-        if folders:
+        print_result(f"\nMean squared error ± 95 % CI after so many inner steps, {updates} outer updates\n\n{table}")
+        if folders and is_first_process():
             report = log_dir / "report.html"
             write_whole(report, report_of_several(folders))
-            print(f"\nreport: {report}")
+            print_result(f"\nreport: {report}")
     return table
 
 

@@ -134,6 +134,7 @@ OF_VALIDATION = (
     *("data_class", "eval_seed", "val_episodes", "limit_val_batches", "episode_classes", "support_samples"),
     *("test_query_samples", "shuffle_labels", "rotations", "image_size", "class_split", "split_seed"),
     *("test_inner_loop_steps", "transductive", "inner_lr", "inner_optimizer", "adapt_norm", "loss"),
+    "proximal_strength",
 )
 
 
@@ -158,7 +159,8 @@ class Experiment:
         """The flags that make a resumed run's validation another one: its scores do not compare with those before."""
         was, now = self.resumed_from, self.config
         both = was.keys() & now.keys()
-        return [f for f in OF_VALIDATION if f in both and setting_of_test(was, f) != setting_of_test(now, f)]
+        flags = [*OF_VALIDATION, *(["batch_size"] if now.get("limit_val_batches") else [])]  # a limit counts batches
+        return [f for f in flags if f in both and setting_of_test(was, f) != setting_of_test(now, f)]
 
     def check_learned_rates(self, lit_model: Any) -> None:
         """Refuse an inner rate that would have no effect: it is learned, and the checkpoint's counts.

@@ -129,7 +129,14 @@ class WandbRun(RunLogger):
             if obstacle:
                 say(f"Weights & Biases: {obstacle}; this run is logged offline, `wandb sync` uploads it later.")
         label = f"{self.name}-{self.folder.path.name}"
-        self.run = wandb.init(project="few_shot", name=label, dir=str(self.folder.path), mode=mode, config=self.config)
+        self.run = wandb.init(
+            project="few_shot",
+            name=label,
+            dir=str(self.folder.path),
+            mode=mode,
+            config=self.config,
+            reinit="finish_previous",  # of a training before in the same process, which has failed
+        )
         self.run.define_metric("trainer/global_step")
         self.run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
 

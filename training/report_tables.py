@@ -54,6 +54,10 @@ def comparison(runs: Mapping[str, RunFolder], results: Mapping[str, EpisodeResul
         "an interval without 0 tells two runs apart, even where their own intervals overlap. "
         f"{'Higher' if metric.mode == 'max' else 'Lower'} is better."
     )
+    if metric.when_diverged is None and any(result.diverged.any() for result in results.values()):
+        note += " Diverged episodes are left out; a difference is over those that neither run leaves out."
+    if apart := [name for name, run in runs.items() if not (run.result() or {}).get("transductive", True)]:
+        note += f" Not transductive, with batch norm by the support set's statistics: {', '.join(apart)}."
     return table([*head, "outer updates", "training"], rows) + f"<p>{text(note)}</p>"
 
 

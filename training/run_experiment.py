@@ -74,15 +74,20 @@ def _run(experiment: Experiment) -> tuple[dict[str, Any] | None, RunFolder | Non
         say(f"{over} Its test is left.")
         options.max_steps = before["global_step"]
     data, lit_model = experiment.build(trained_on=data_record(before))
+    if data.test_episodes < world.size and options.limit_test_batches != 0:
+        raise BadInput(f"test_episodes={data.test_episodes} is fewer than the {world.size} processes that share them.")
     if options.fast_dev_run:
         trainer = build_trainer(experiment, world, None, data.metric)
         with explained(lit_model, data, world.size):
             fit(trainer, lit_model, data, options.resume)
-            return test(trainer, lit_model, data), None
+            return None if options.limit_test_batches == 0 else test(trainer, lit_model, data), None
     if options.resume is not None:
         load_weights(lit_model, options.resume, "resume")  # before the run's record is touched
         if experiment.resumed_from.get("outer_optimizer", lit_model.outer_optimizer) != lit_model.outer_optimizer:
             raise BadInput("--outer_optimizer cannot change in a resumed run: its state is of another kind.")
+        was, now = (c["lit_model_class"].rpartition(".")[2] for c in (experiment.resumed_from, experiment.config))
+        if was != now:
+            raise BadInput(f"--lit_model_class={now} cannot go on with a run of {was}: begin a new run.")
         experiment.check_learned_rates(lit_model)
     going_on = RunFolder.going_on_from(options.resume) if options.resume is not None else None
     if before and going_on is None:
@@ -94,6 +99,8 @@ def _run(experiment: Experiment) -> tuple[dict[str, Any] | None, RunFolder | Non
             say(f"The validation is another one than before ({flags}): the best checkpoint is sought anew.")
     folder = RunFolder.start(options.log_dir, experiment.name, options.resume, world)
     with folder.taken(), folder.shared_with_launched_processes(), how_to_go_on(folder, experiment.config):
+        if before and read_checkpoint(str(options.resume), "resume")["global_step"] != before["global_step"]:
+            raise BadInput(f"--resume={options.resume} has gone on meanwhile: resume it again.")
         device = device_name(experiment, world)
 
         def record() -> None:

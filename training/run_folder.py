@@ -253,7 +253,7 @@ class RunFolder:
     def branch(self, checkpoint: Path) -> None:
         """Go on from a checkpoint that may not be the last: set later ones aside, and make it the last.
 
-        They are moved to ``checkpoints/after_step=<updates>``, which no command looks into.
+        They are moved to ``checkpoints/after_step=<updates>`` (the second time ``…_2``), which no command looks into.
         """
         if not is_first_process() or not self.last_checkpoint.is_file() or checkpoint.samefile(self.last_checkpoint):
             return
@@ -262,8 +262,12 @@ class RunFolder:
             if read_checkpoint(self.last_checkpoint, "resume")["global_step"] <= updates:
                 return
             later = [path for update, path in self.kept().items() if update > updates and path != self.last_checkpoint]
-            aside = self.checkpoints / f"after_step={updates}"
-            aside.mkdir(exist_ok=True)
+            first = aside = self.checkpoints / f"after_step={updates}"
+            again = 1
+            while aside.exists():
+                again += 1
+                aside = first.with_name(f"{first.name}_{again}")
+            aside.mkdir()
             write_whole(aside / self.last_checkpoint.name, self.last_checkpoint.read_bytes())
             write_whole(self.last_checkpoint, content)
             for path in later:
@@ -337,6 +341,8 @@ class RunFolder:
         """Write a test's summary and, for each name in ``episodes``, ``<name>_episodes.csv``."""
         if not is_first_process():
             return
+        if "ensemble" not in episodes:
+            (self.path / "ensemble_episodes.csv").unlink(missing_ok=True)  # of a test before
         for name, results in episodes.items():
             write_episodes(results, summary["metric"], self.path / f"{name}_episodes.csv")
         write_whole(self.path / "test_metrics.json", json.dumps(summary, indent=2) + "\n")
@@ -547,6 +553,8 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
         if "config" not in checkpoint:
             raise BadInput(f"{file} is no checkpoint of a run: it does not say the run's flags.")
         checkpoint["config"] = as_settings(checkpoint["config"], f"{file}, in its config,")
+        if path.is_dir() and (path / "config.yaml").is_file():  # what the run was resumed with since holds too
+            checkpoint["config"] |= RunFolder(path).config()
     except BadInput as error:
         raise BadInput(f"--{flag}={path} is no checkpoint of this project: {error}") from error
     return checkpoint

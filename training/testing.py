@@ -41,9 +41,11 @@ def test(
         trainer.test(ensemble, datamodule=data, verbose=False)
         results["ensemble"] = ensemble.results
         found["ensemble"] = {"members": len(members)} | summary(ensemble.results)
+    if data.test_split != "test":
+        found["split"] = data.test_split
+    print_result(f"\n{table(found)}\n")
     if folder is not None:
         folder.write_results(found, results)
-    print_result(f"\n{table(found)}\n")
     return found
 
 

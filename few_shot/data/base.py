@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -158,6 +159,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
             pin_memory=self.num_workers > 0 and torch.cuda.is_available(),  # row numbers are not worth it
         )
 
@@ -359,6 +361,12 @@ class ImageEpisodes(EpisodeDataModule):
         gather = self.stores[split].gather
         support_x, query_x = (gather(rows).to(dtype).div_(255) for rows in (batch.support_x, batch.query_x))
         return batch._replace(support_x=support_x, query_x=query_x)
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """A terminal sends Ctrl-C to workers too, and a batch system SIGTERM: the run stops in order, and they with it."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class MetaBatches(Dataset):

@@ -253,7 +253,7 @@ def ensure_store(
     """
     inside = data_dir / ".few_shot" / name
     key = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:8]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "few_shot" / f"{name}-{key}"
+    cache = _cache_folder() / "few_shot" / f"{name}-{key}"
     source = find()
     for folder in (inside, cache):
         if _agrees(folder, image_shape, source, preprocessing):
@@ -272,6 +272,16 @@ def ensure_store(
     except OSError as error:
         raise BadInput(f"{folder} cannot be written ({error}): choose a data_dir that can be.") from error
     return folder
+
+
+def _cache_folder() -> Path:
+    """The user's folder for what can be made again; that of all users for one who has no home."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return Path(tempfile.gettempdir())
 
 
 def _agrees(

@@ -375,7 +375,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         metric = self.objective.metric(batch.query_y)
         self.objective.metric_name = metric.name  # which a checkpoint names, whatever the data
         trainer: Any = self.trainer
-        if trainer.log_every_n_steps and self.global_step % trainer.log_every_n_steps == 0:
+        every, done = trainer.log_every_n_steps, self.global_step
+        if every and (done % every == 0 or done == trainer.max_steps):  # the last one's row would be an older one's
             self.log("train_loss", loss, prog_bar=True, sync_dist=True)
             if metric.of_classes:  # an error says no more than the loss
                 self.log(f"train_{metric.name}", share * scores.metric.sum(), prog_bar=True, sync_dist=True)
