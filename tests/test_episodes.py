@@ -1,5 +1,6 @@
 """Episodes: the generator against its published vectors, and the promises every algorithm relies on."""
 
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -208,3 +209,14 @@ def test_fewer_tasks_than_processes_are_refused():
 def test_fewer_episodes_than_processes_are_refused(split):
     with pytest.raises(BadInput, match=f"^{split}_episodes=1 is fewer than the 2 processes that share them"):
         getattr(on_rank(0, 2, **{f"{split}_episodes": 1}), f"{split}_dataloader")()
+
+
+class AsksForSignals(Sinusoid):
+    def draw(self, *arguments):
+        assert {signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)} == {signal.SIG_IGN}
+        return super().draw(*arguments)
+
+
+def test_a_worker_leaves_signals_to_the_run():
+    """A terminal sends them to all; a worker that ended would end the run without a checkpoint."""
+    assert len(next(iter(AsksForSignals(num_workers=1, batch_size=2).train_dataloader())).index) == 2

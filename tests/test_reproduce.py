@@ -132,6 +132,20 @@ def test_a_row_keeps_its_commit_from_its_first_checkpoint_on(tmp_path, monkeypat
     assert commits == ["a", "b", "b"]
 
 
+def test_sigterm_ends_the_queue(tmp_path, monkeypatch):
+    """It does not go on with the next row."""
+    trained = []
+
+    def stopped(training, data):
+        trained.append(training.row.name)
+        raise SystemExit(reproduce.STOPPED)
+
+    monkeypatch.setattr(Training, "train", stopped)
+    with pytest.raises(SystemExit, match="143"):
+        reproduce.main([f"--queue={tmp_path / 'queue'}", f"--results={tmp_path}", f"--started={tmp_path}"])
+    assert len(trained) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the queue clones the repository")
 def test_a_row_that_is_stopped_and_moved_leaves_the_record_of_one_never_stopped(tmp_path):

@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     with clear_errors():
         folders = []
-        common = parse_run(["--data_class=Sinusoid", *flags], "compare").config
+        given = parse_run(["--data_class=Sinusoid", *flags], "compare")
+        common = given.config | {"resume": given.options.resume}
         for flag, usual in (("lit_model_class", "LitMAML"), ("first_order", False), ("resume", None)):
             if (value := common.get(flag, usual)) != usual:
                 raise BadInput(f"--{flag}={value} has no use here: every algorithm is trained from its start.")

@@ -48,3 +48,21 @@ def test_tasks_of_another_metric_are_refused(tmp_path, capsys):
 def test_every_algorithm_is_compared_but_those_of_classes():
     compared = {flags[0].split("=")[1] for flags in compare.MEMBERS.values()}
     assert compared == set(few_shot.lit_models.__all__) - {"LitProtoMAML", "LitProtoNet"}
+
+
+@pytest.mark.parametrize("flag", ["--lit_model_class=LitANIL", "--first_order", "--resume=logs"])
+def test_a_flag_that_would_make_all_rows_one_is_refused(flag, maml_and_joint, tmp_path, capsys):
+    flag = f"--resume={maml_and_joint[0].path}" if flag.startswith("--resume") else flag
+    with pytest.raises(SystemExit):
+        compare.main([flag, f"--log_dir={tmp_path}"])
+    assert f"{flag.partition('=')[0]}=" in (said := capsys.readouterr().err)
+    assert "has no use here: every algorithm is trained from its start" in said
+
+
+def test_a_config_counts_where_no_flag_is_given(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"max_steps: 7\nlog_dir: {tmp_path / 'mine'}\nlimit_train_batches: 2\n")
+    monkeypatch.setattr(compare, "MEMBERS", {"MAML": compare.MEMBERS["MAML"]})
+    compare.main([f"--config={config}", "--test_episodes=2", "--val_episodes=2", "--gpus=0"])
+    assert "after so many inner steps, 2 outer updates" in capsys.readouterr().out
+    assert (tmp_path / "mine" / "report.html").is_file()

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -106,13 +107,48 @@ def test_evaluate_gives_the_very_number(finished, tmp_path):
     assert json.loads((tmp_path / "test_metrics.json").read_text()) == summary
 
 
-def test_evaluate_otherwise_by_flag(finished):
+def test_evaluate_follows_what_a_run_was_resumed_with(tmp_path):
+    run(tmp_path, "--max_steps=2", "--val_check_interval=1")
+    again = [f"--resume={tmp_path / RUN}", "--max_steps=4", "--outer_lr=3", "--test_episodes=3"]
+    assert run_experiment.main(again) == evaluate.main([f"--checkpoint={tmp_path / RUN}"])
+
+
+def test_another_algorithm_cannot_go_on_with_a_run(finished, capsys):
+    _, folder = finished
+    with pytest.raises(SystemExit):
+        run_experiment.main([f"--resume={folder}", "--lit_model_class=LitANIL", "--max_steps=30"])
+    assert "--lit_model_class=LitANIL cannot go on with a run of LitMAML: begin a new run" in capsys.readouterr().err
+
+
+def test_the_last_updates_row_is_its_own(tmp_path):
+    """Where it is no multiple of the interval too."""
+    run(tmp_path, "--max_steps=5", "--log_every_n_steps=2", "--track_grad_norm=2")
+    logged = [row for row in rows(tmp_path / RUN / "metrics.csv") if row["train_loss"]]
+    assert [int(row["step"]) for row in logged] == [1, 3, 4]
+    assert all(logged[1][name] != logged[2][name] for name in ("train_loss", "grad_norm"))
+
+
+def test_the_norm_is_of_learned_rates_too(tmp_path):
+    flags = ["--max_steps=1", "--log_every_n_steps=1", "--track_grad_norm=2", "--log_gradient_histograms"]
+    run(tmp_path, *flags, "--lit_model_class=LitMetaSGD")
+    (of_update,) = (r for r in rows(tmp_path / "Sinusoid-LitMetaSGD/version_0/metrics.csv") if r.get("grad_norm"))
+    experiment = parse([*QUICK, "--lit_model_class=LitMetaSGD"], "test")
+    data, lit_model = experiment.modules()
+    batch = data.prepare(data.draw("train", 0, np.arange(5)), "train", torch.float32)
+    loss = lit_model.outer_scores(batch).loss.mean()
+    norm = torch.nn.utils.get_total_norm(torch.autograd.grad(loss, list(lit_model.parameters())))
+    assert float(of_update["grad_norm"]) == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_evaluate_otherwise_by_flag(finished, capsys):
     summary, folder = finished
     checkpoint = f"--checkpoint={best(folder)}"
     other = evaluate.main([checkpoint, "--test_episodes=6", "--test_inner_loop_steps=3", "--support_samples=20"])
     assert (other["episodes"], len(other["per_step"])) == (6, 4)
     assert other["mean"] != summary["mean"]
-    assert evaluate.main([checkpoint, "--split=val"])["mean"] != summary["mean"]
+    of_validation = evaluate.main([checkpoint, "--split=val"])
+    assert of_validation["mean"] != summary["mean"] and of_validation["split"] == "val"
+    assert "over 11 episodes of the val split" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         evaluate.main([checkpoint, "--width=9"])
 

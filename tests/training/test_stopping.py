@@ -128,6 +128,21 @@ def test_a_branch_that_is_killed_goes_on_as_the_branch_and_what_came_later_is_se
     assert not any(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
+def test_a_branch_changes_nothing_before_it_begins_and_a_second_one_keeps_the_first(tmp_path, signal_at):
+    folder = run(tmp_path, "--ensemble=5")
+    last, branch = folder / "checkpoints" / "last.ckpt", f"--resume={folder / 'checkpoints' / 'best-step=3.ckpt'}"
+    before = last.read_bytes()
+    signal_at("on_train_start", 1)
+    with pytest.raises(SystemExit):
+        run_experiment.main([branch])
+    assert last.read_bytes() == before
+    for rate in ("0.5", "0.25"):
+        run_experiment.main([branch, f"--outer_lr={rate}"])
+    aside = [folder / "checkpoints" / name / "last.ckpt" for name in ("after_step=3", "after_step=3_2")]
+    rates = [torch.load(path, weights_only=True)["config"]["outer_lr"] for path in (*aside, last)]
+    assert aside[0].read_bytes() == before and rates[1:] == [0.5, 0.25]
+
+
 @pytest.mark.parametrize(("member", "precision"), [*((member, "64") for member in MEMBERS), ("LitMAML", "bf16")])
 def test_every_member_at_every_precision(member, precision, tmp_path, signal_at, capsys):
     flags = [f"--lit_model_class={member}", f"--precision={precision}", "--limit_test_batches=0", "--max_steps=4"]
