@@ -21,7 +21,7 @@ if __name__ == "__main__":
 from few_shot.errors import BadInput, TrainingDiverged
 from few_shot.files import given_path
 from few_shot.whole_files import write_whole
-from training.command_line import clear_errors, parse_run
+from training.command_line import clear_errors, parse, parse_run
 from training.experiment import Experiment
 from training.report import report_of_several
 from training.run_experiment import run
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     with clear_errors():
         folders = []
-        given = parse_run(["--data_class=Sinusoid", *flags], "compare")
+        given = parse(["--data_class=Sinusoid", *flags], "compare")
         common = given.config | {"resume": given.options.resume}
         for flag, usual in (("lit_model_class", "LitMAML"), ("first_order", False), ("resume", None)):
             if (value := common.get(flag, usual)) != usual:
