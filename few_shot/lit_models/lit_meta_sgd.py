@@ -1,6 +1,5 @@
 """Meta-SGD (Li, Zhou, Chen & Li 2017, https://arxiv.org/abs/1707.09835, section 3.1)."""
 
-import math
 from typing import ClassVar
 
 import torch
@@ -38,8 +37,8 @@ class LitMetaSGD(LitMAML):
     ) -> None:
         above_zero("inner_lr_min", inner_lr_min)
         above_zero("inner_lr_max", inner_lr_max)
-        if not inner_lr_min <= inner_lr_max < math.inf:
-            raise BadInput(f"inner_lr_min={inner_lr_min} must be at most inner_lr_max={inner_lr_max}, and both finite.")
+        if inner_lr_min > inner_lr_max:
+            raise BadInput(f"inner_lr_min={inner_lr_min} must be at most inner_lr_max={inner_lr_max}.")
         super().__init__(model, inner_lr=inner_lr_max, inner_loop_steps=inner_loop_steps, **maml)
         self.rates = nn.ParameterList(
             torch.empty_like(p).uniform_(inner_lr_min, inner_lr_max) for p in self.adapted_weights().values()
