@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides the pictures (default: 0)")
     options = parser.parse_args(argv)
     root = Path(options.output)
+    for name in ("photos", "new_classes", "inbox", "photos.jpg"):
+        if (root / name).exists():  # somebody's own
+            parser.error(f"{root / name} is there already: remove it, or draw into another folder with --output.")
     for name in NAMES:
         if name not in (*NEW, STRANGER):
             _save(name, [root / "photos" / name / f"{i:02}.jpg" for i in range(20)], options.seed)

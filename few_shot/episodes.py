@@ -87,6 +87,8 @@ def as_episodes(batch: Any, dtype: torch.dtype, of_classes: bool | None = None) 
             f"{list(T)}: all five begin with the T tasks, and all but index go on with a task's samples, as many x as "
             "y. A DataLoader that gives whole batches needs batch_size=None."
         )
+    if empty := [part for part in ("support", "query") if shapes[f"{part}_y"][1] == 0]:
+        raise BadInput(f"The data gives tasks without a {empty[0]} sample: each needs at least one.")
     if torch.uint8 in (batch.support_x.dtype, batch.query_x.dtype):
         raise BadInput("The data gives inputs of type uint8: pictures are numbers from 0 to 1, so divide them by 255.")
     of_labels = of_classes or (of_classes is None and not batch.query_y.is_floating_point())

@@ -61,6 +61,13 @@ def check_alike(predictions: Sequence[int], targets: Sequence[int]) -> None:
         )
 
 
+def true_or_false(value: bool, name: str) -> bool:
+    """Return ``value``, or raise BadInput with the argument's name: text such as "no" would count as True."""
+    if value not in (True, False):
+        raise BadInput(f"{name}={value!r} must be True or False.")
+    return bool(value)
+
+
 def above_zero(name: str, value: float, or_zero: bool = False) -> None:
     """Raise BadInput with the argument's name unless the value is a number above zero, or zero if that is allowed."""
     try:

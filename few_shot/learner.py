@@ -154,7 +154,8 @@ class Learner:
             refuse_copies(trainer)
             self._count_updates(-trainer.global_step, data)  # which is not 0 where a Trainer goes on
             try:
-                trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
+                with self.lit_model.as_before_if_it_fails(trainer):
+                    trainer.fit(self.lit_model, **_as_argument(data, "train_dataloaders"))
             finally:
                 self._count_updates(trainer.global_step, data)
                 self.lit_model.eval()

@@ -772,6 +772,11 @@ def of_bytes():
     return EpisodeBatch(x, y, x, y, torch.arange(1))
 
 
+def without_support():
+    batch = tasks_of(2, 1, seed=0)
+    return batch._replace(support_x=batch.support_x[:, :0], support_y=batch.support_y[:, :0])
+
+
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
@@ -784,6 +789,10 @@ def of_bytes():
         (lambda: MAML(small_conv(), outer_lr=None), "outer_lr=None must be a number"),
         (lambda: MAML(small_conv(), weight_decay="no"), "weight_decay='no' must be a number"),
         (lambda: MAML(small_conv(), first_order="no"), "first_order='no' must be True or False"),
+        (lambda: MAML(small_conv(), loss=torch.nn.MSELoss), "loss=MSELoss is a class: give a function"),
+        (lambda: MAML(small_conv()).fit([without_support()]), "tasks without a support sample: each needs at least"),
+        (lambda: ImageFolders(augment="no"), "augment='no' must be True or False"),
+        (lambda: ImageFolders(skip_bad_images="false"), "skip_bad_images='false' must be True or False"),
         (lambda: MAML(small_conv()).fit(None), "The data is None: give a data module"),
         (lambda: MAML(small_conv()).fit(5), "The data is 5: give a data module"),
         (lambda: MAML(small_conv()).score(Sinusoid), "The data is the class Sinusoid: give a data module, such as"),
@@ -956,3 +965,17 @@ def test_a_score_within_a_training_leaves_the_training_as_it_is(tmp_path):
         learner.fit(data, trainer=bare_trainer(max_steps=3, callbacks=callbacks))
         weights.append(torch.nn.utils.parameters_to_vector(learner.model.parameters()))
     assert torch.equal(*weights)
+
+
+def test_a_fit_that_fails_leaves_a_learner_that_answers(tmp_path):
+    images = write_random_class_folders(tmp_path, classes=3, images=4)
+    wrong = few_shot.MiniImagenet(data_dir=str(images), episode_classes=2, query_samples=2, test_query_samples=2)
+    right = Sinusoid(support_samples=5, batch_size=2, test_episodes=3)
+    fresh, trained = (MAML(SinusoidMLP(width=4), inner_loop_steps=1) for _ in range(2))
+    before = trained.fit(right, max_steps=1).score(right, steps=1).mean
+    for learner in (fresh, trained):
+        with pytest.raises(BadInput):
+            learner.fit(wrong, max_steps=1)
+    assert trained.score(right, steps=1).mean == before
+    assert trained.adapt([1.0, 2.0], [1.0, 2.0], steps=1).predict([1.5]).shape == (1,)
+    assert fresh.fit(right, max_steps=1).score(right, steps=1).metric == "mse"

@@ -84,7 +84,7 @@ def test_the_pages_table_is_that_of_the_record():
     assert all(row["seed"] is not None and row["episodes"] for row in rows.values())
 
 
-def test_made_photos_are_those_of_their_seed(tmp_path, monkeypatch):
+def test_made_photos_are_those_of_their_seed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(made_photos, "NAMES", made_photos.NAMES[-15:])  # 11 classes to train on
     for i, seed in enumerate((0, 0, 1)):
         made_photos.main([f"--output={tmp_path / str(i)}", f"--seed={seed}"])
@@ -94,6 +94,9 @@ def test_made_photos_are_those_of_their_seed(tmp_path, monkeypatch):
     assert contents[0] == contents[1] and contents[0].keys() == contents[2].keys()
     assert all(contents[0][name] != contents[2][name] for name in contents[0])
     assert len(contents[0]) == 11 * 20 + 3 * 5 + 33 + 1 and len(set(contents[0].values())) == len(contents[0])
+    with pytest.raises(SystemExit):
+        made_photos.main([f"--output={tmp_path / '0'}"])
+    assert "photos is there already" in capsys.readouterr().err, "they may be somebody's own"
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def in_words(exported: Exported) -> str:
     lines = [f"{exported.folder / name}  {size / 1000:,.1f} kB" for name, size in exported.sizes.items()]
     lines += [
         f"The graph's predictions differ from PyTorch's by {exported.difference:.1e} at most.",
-        f"One adaptation takes {exported.milliseconds:.2g} ms in onnxruntime, with one thread.",
+        f"One adaptation takes {exported.milliseconds:.3g} ms in onnxruntime, with one thread.",
     ]
     return "\n".join(lines)
 

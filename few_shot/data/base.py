@@ -19,7 +19,7 @@ from few_shot.data.class_folders import some
 from few_shot.data.image_store import ImageStore
 from few_shot.data.pictures import Preprocessing, preprocessing
 from few_shot.episodes import SPLITS, EpisodeBatch, Split, draw_classification, number_type
-from few_shot.errors import BadInput, at_least
+from few_shot.errors import BadInput, at_least, true_or_false
 from few_shot.files import given_path, same_spelling
 
 
@@ -217,8 +217,8 @@ class ImageEpisodes(EpisodeDataModule):
         train_ways = episode_classes if train_episode_classes is None else train_episode_classes
         self.train_episode_classes = at_least(2, train_ways, "train_episode_classes")
         self.train_classes = None if train_classes is None else at_least(1, train_classes, "train_classes")
-        self.shuffle_labels = shuffle_labels
-        self.augment = augment
+        self.shuffle_labels = true_or_false(shuffle_labels, "shuffle_labels")
+        self.augment = true_or_false(augment, "augment")
         self.stores: dict[str, ImageStore] = {}
         self._index_on_host: Tensor | None = None
 

@@ -15,7 +15,7 @@ from few_shot.data.image_store import ImageStore, Source, ensure_store, read_man
 from few_shot.data.picture_folders import Found, find_pictures
 from few_shot.data.pictures import BadPicture, Preprocessing, preprocessing
 from few_shot.episodes import SPLITS, Split
-from few_shot.errors import BadInput, at_least
+from few_shot.errors import BadInput, at_least, true_or_false
 from few_shot.files import printable
 
 _USE = {"train": "to train on", "val": "to validate on", "test": "to test on"}
@@ -65,8 +65,8 @@ class ImageFolders(ImageEpisodes):
         self.image_size = at_least(1, image_size, "image_size")
         self.class_split = _shares(class_split)
         self.split_seed = at_least(0, split_seed, "split_seed")
-        self.skip_bad_images = skip_bad_images
-        self.skip_small_classes = skip_small_classes
+        self.skip_bad_images = true_or_false(skip_bad_images, "skip_bad_images")
+        self.skip_small_classes = true_or_false(skip_small_classes, "skip_small_classes")
         self.input_shape = self.image_shape = (3, image_size, image_size)
         self.drawn = False  # whether the classes were split by a draw
         self.left_out: dict[str, list[str]] = {"files": [], "classes": []}

@@ -1,6 +1,8 @@
 """What every algorithm shares: the outer update, and what an algorithm answers."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -295,6 +297,17 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
 
     def teardown(self, stage: str) -> None:
         self.shots = None
+
+    @contextmanager
+    def as_before_if_it_fails(self, trainer: pl.Trainer) -> Iterator[None]:
+        """A training that ends before its first update leaves what is known of the data as it was."""
+        before, updates = (self._data_facts, self.objective), trainer.global_step
+        try:
+            yield
+        except BaseException:
+            if trainer.global_step == updates:
+                self._data_facts, self.objective = before
+            raise
 
     def remember_data(self, data: Any) -> None:
         """Take down what a checkpoint is to say of the data of the training; a Trainer does it at the start."""

@@ -57,6 +57,8 @@ def loss_name(loss: Any) -> str | None:
     """
     if loss is None or isinstance(loss, str):
         return loss
+    if isinstance(loss, type):
+        raise BadInput(f"loss={loss.__name__} is a class: give a function, such as torch.nn.functional.mse_loss.")
     module, name = getattr(loss, "__module__", None), getattr(loss, "__qualname__", "")
     if not callable(loss) or getattr(sys.modules.get(str(module)), name, None) is not loss:
         raise BadInput(

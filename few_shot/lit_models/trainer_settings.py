@@ -91,7 +91,9 @@ def refuse_copies(trainer: pl.Trainer) -> None:
 def check_end(trainer: pl.Trainer) -> None:
     """Raise BadInput if the training would never end; warn if it would never validate. To be called when it starts."""
     endless = trainer.num_training_batches == math.inf
-    stops = trainer.max_steps != -1 or any(isinstance(c, Timer | EarlyStopping) for c in trainer.callbacks)  # type: ignore[attr-defined]
+    validates = trainer.enable_validation and trainer.val_check_batch != math.inf
+    ends = (Timer, EarlyStopping) if validates else Timer  # early stopping goes by validations
+    stops = trainer.max_steps != -1 or any(isinstance(c, ends) for c in trainer.callbacks)  # type: ignore[attr-defined]
     if endless and not stops and (trainer.max_epochs or 0) > 0:
         raise BadInput(
             f"Trainer(max_epochs={trainer.max_epochs}) would train for ever: an epoch of episodes has no end here. "

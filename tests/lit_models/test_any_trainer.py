@@ -398,6 +398,13 @@ def test_a_training_without_an_end_is_refused(tmp_path):
         endless.fit(LitMAML(SinusoidMLP(width=4)), datamodule=data())
 
 
+@pytest.mark.parametrize("validation", [{}, {"limit_val_batches": 0}])
+def test_early_stopping_ends_nothing_without_a_validation(validation, tmp_path):
+    stopping = pl.callbacks.EarlyStopping("val_loss")
+    with pytest.raises(BadInput, match="would train for ever"):
+        trainer(tmp_path, max_steps=-1, callbacks=[stopping], **validation).fit(LitMAML(SinusoidMLP(width=4)), data())
+
+
 def test_a_training_without_validation_is_announced(tmp_path):
     with pytest.warns(UserWarning, match="There will be no validation.*val_check_interval"):
         trainer(tmp_path, max_steps=1).fit(LitMAML(SinusoidMLP(width=4)), datamodule=data())
