@@ -86,6 +86,7 @@ class Evaluate(pl.Callback):
 
 def run(lit_model, data):
     off = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False, "enable_progress_bar": False}
+    off["log_every_n_steps"] = 0  # what is logged has to be read
     trainer = pl.Trainer(strategy=OnMeta(), max_steps=1, limit_val_batches=0, callbacks=[Evaluate()], **off)
     trainer.fit(lit_model, datamodule=data)
 
