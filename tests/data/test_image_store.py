@@ -369,8 +369,8 @@ def test_a_spawned_worker_can_unpickle_what_it_draws_from(tmp_path):
     [
         ({"episode_classes": 6}, "episode_classes=6 is more than the 5 classes of the train split"),
         ({"train_classes": 6}, "train_classes=6 must be at least 1 and at most the 5 there are"),
-        ({"train_classes": 0}, "train_classes=0 must be at least 1"),
-        ({"train_classes": -2}, "train_classes=-2 must be at least 1"),
+        ({"train_classes": 0}, "train_classes=0 is too small"),
+        ({"train_classes": -2}, "train_classes=-2 is too small"),
         ({"train_classes": 2}, "episode_classes=3 is more than the 2 classes of the train split"),
         ({"train_episode_classes": 9}, "train_episode_classes=9 is more than the 5 classes"),
         (
