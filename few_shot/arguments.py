@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
-from few_shot.errors import BadInput
+from few_shot.errors import BadInput, true_or_false
 
 _weights_follow = ContextVar("weights_follow", default=False)
 
@@ -69,8 +69,8 @@ def _arguments(cls: type, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, A
 def _check_choice(parameter: inspect.Parameter, value: Any) -> None:
     """Raise BadInput if an argument has a few values to choose from, by its annotation, and this is none of them."""
     annotation = parameter.annotation
-    if annotation in (bool, bool | None) and value not in (True, False, None):
-        raise BadInput(f"{parameter.name}={value!r} must be True or False.")
+    if annotation in (bool, bool | None) and value is not None:
+        true_or_false(value, parameter.name)
     kinds = [annotation, *get_args(annotation)] if get_origin(annotation) is not Literal else [annotation]
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     if choices and value is not None and value not in choices:
