@@ -140,7 +140,8 @@ def _read_weights(path: str | Path) -> dict[str, Any]:
     open_file(path).close()  # refuses what is no file
     with safe_open(path, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {"state_dict": weights, "few_shot": json.loads(file.metadata()["few_shot"])}
+        facts = (file.metadata() or {}).get("few_shot")
+    return {"state_dict": weights} | ({} if facts is None else {"few_shot": json.loads(facts)})
 
 
 def _facts(found: Any) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The queue of the results table: what it lists, that it goes on where it was stopped, and what it leaves."""
 
+import csv
 import json
 import shutil
 import signal
@@ -15,6 +16,8 @@ from benchmarks import reproduce, results_table
 from benchmarks.reproduce import Training
 from benchmarks.results_table import Row, compare, read_rows
 from few_shot import Sinusoid, load
+from few_shot.evaluation import read_episodes
+from few_shot.models import SinusoidMLP
 from training import evaluate
 from training.command_line import parse
 from training.report import EPISODES
@@ -63,6 +66,23 @@ def test_a_complete_row_has_its_weights():
         if folder.is_dir():
             assert (folder / "weights.safetensors").stat().st_size < 2_000_000
             assert {f"test_{queries}query.json" for queries in row.tests} <= {p.name for p in folder.iterdir()}
+
+
+def test_the_weights_of_every_record_give_its_numbers(tmp_path):
+    records = sorted(path.parent for path in results_table.RESULTS.glob("*/weights.safetensors"))
+    assert len(records) > 40
+    for record in records:
+        learner = load(record)  # which needs the file alone
+        if isinstance(learner.lit_model.model, SinusoidMLP) and not record.name[-1].isdigit():  # others need pictures
+            evaluate.main([f"--checkpoint={record}", "--gpus=0", "--test_episodes=8", f"--output_dir={tmp_path}"])
+            found = read_episodes(tmp_path / "test_episodes.csv").by_episode("mse")
+            recorded = _column(record / "test_100query.csv", "mse")
+            assert found == pytest.approx({episode: recorded[episode] for episode in range(8)}, rel=1e-4), record.name
+
+
+def _column(path, name):
+    with path.open() as file:
+        return {int(row["episode"]): float(row[name]) for row in csv.DictReader(file)}
 
 
 def test_a_paired_difference_is_by_hand(tmp_path):
