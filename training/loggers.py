@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -129,16 +130,25 @@ class WandbRun(RunLogger):
             if obstacle:
                 say(f"Weights & Biases: {obstacle}; this run is logged offline, `wandb sync` uploads it later.")
         label = f"{self.name}-{self.folder.path.name}"
+        before = self._id_before() if mode == "online" else None
         self.run = wandb.init(
             project="few_shot",
             name=label,
             dir=str(self.folder.path),
             mode=mode,
             config=self.config,
+            id=before,
+            resume="allow" if before else None,
             reinit="finish_previous",  # of a training before in the same process, which has failed
         )
         self.run.define_metric("trainer/global_step")
         self.run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+
+    def _id_before(self) -> str | None:
+        """The id of the run there that a resumed run goes on with; None for a new run, or one that was offline."""
+        names = sorted(path.name for path in (self.folder.path / "wandb").glob("run-*"))
+        found = [re.fullmatch(r"run-\d{8}_\d{6}-(.+)", name) for name in names]  # with the time of their start
+        return next((match[1] for match in reversed(found) if match), None)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._log(lambda: metrics, step)

@@ -388,6 +388,32 @@ def test_wandb_without_key_or_network_is_offline_and_says_so(tmp_path, monkeypat
     assert list((tmp_path / RUN / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.parametrize(("mode", "goes_on"), [("online", "a-1"), ("offline", None)])
+def test_a_resumed_run_goes_on_in_wandb(mode, goes_on, tmp_path, monkeypatch):
+    begun = []
+
+    class Run:
+        def __init__(self, **settings):
+            begun.append(settings)
+
+        def define_metric(self, *args, **kwargs):
+            pass
+
+        def log(self, values):
+            pass
+
+        def finish(self):
+            pass
+
+    monkeypatch.setattr("wandb.init", Run)
+    monkeypatch.setenv("WANDB_MODE", mode)
+    run(tmp_path, "--max_steps=2", "--wandb")
+    for name in ("run-20260101_000000-old", "run-20260102_000000-a-1", "offline-run-20260103_000000-b"):
+        (tmp_path / RUN / "wandb" / name).mkdir(parents=True)
+    run_experiment.main([f"--resume={tmp_path / RUN}", "--max_steps=4"])
+    assert [(one["id"], one["resume"]) for one in begun] == [(None, None), (goes_on, goes_on and "allow")]
+
+
 @pytest.mark.parametrize(
     ("model", "own"),
     [([], []), ([], ["--tasks_at_once=2"]), ([], ["--compile"]), (["--model_class=helpers.BatchNormMLP"], [])],
