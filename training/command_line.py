@@ -100,6 +100,7 @@ class _Parser(jsonargparse.ArgumentParser):
     """Says what is wrong in one sentence and exits with status 2."""
 
     flags: Collection[str] = ()
+    unused: Set[str] = frozenset()  # those that are understood, as a checkpoint's, and not to be given
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(str(message).split())
@@ -107,9 +108,12 @@ class _Parser(jsonargparse.ArgumentParser):
             if not unknown[1].startswith("-"):
                 fail(self.prog, f"{unknown[1]} is no flag: put a path with spaces in quotes.")
             flag = unknown[1].split("=")[0]
-            close = difflib.get_close_matches(flag, [f"--{name}" for name in self.flags], n=1, cutoff=0.75)
+            of_use = [f"--{name}" for name in sorted(self.flags) if name not in self.unused]
+            meant = [name for name in of_use if name.endswith(f"_{flag.removeprefix('--')}")]
+            if len(meant) != 1:
+                meant = difflib.get_close_matches(flag, of_use, n=1, cutoff=0.75)
             where = " for the chosen classes" if KINDS.keys() & set(self.flags) else ""
-            message = f"unknown flag {flag}{where}" + (f"; did you mean {close[0]}?" if close else ".")
+            message = f"unknown flag {flag}{where}" + (f"; did you mean {meant[0]}?" if meant else ".")
         fail(self.prog, _plainly(message))
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
@@ -261,6 +265,7 @@ def parse(
     for flag in sorted(unused & (given - {f for f in flags if flags[f] == from_checkpoint.get(f)})):
         raise BadInput(f"--{flag} has no use here: {_program()} takes it from the checkpoint, or does without.")
     parser = _parser(description, extra, classes)
+    parser.unused = unused
     names = {flag: [n for n in _argument_names(cls) if n not in _left_out(flag, cls)] for flag, cls in classes.items()}
     if unknown := set(from_file) - (set(parser.flags) - {"config"}):
         raise BadInput(f"--config={config_file}: {min(unknown)} is no flag of the chosen classes.")

@@ -551,7 +551,8 @@ def read_checkpoint(path: str | Path, flag: str) -> dict[str, Any]:
         if file.name == WEIGHTS:
             checkpoint["config"] = RunFolder(file.parent).config()
         if "config" not in checkpoint:
-            raise BadInput(f"{file} is no checkpoint of a run: it does not say the run's flags.")
+            way = f": in Python, few_shot.load({str(file)!r}).score(data) tests it" if "few_shot" in checkpoint else ""
+            raise BadInput(f"{file} does not say a run's flags{way}.")
         checkpoint["config"] = as_settings(checkpoint["config"], f"{file}, in its config,")
         if path.is_dir() and (path / "config.yaml").is_file():  # what the run was resumed with since holds too
             checkpoint["config"] |= RunFolder(path).config()

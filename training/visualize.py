@@ -41,6 +41,16 @@ if TYPE_CHECKING:
 #: What pictures do without, of the flags that they could have.
 UNUSED = TRAINING_ONLY | {f.name for f in fields(RunOptions)} | {"batch_size", "num_workers", "test_inner_loop_steps"}
 
+#: What each picture takes, of the flags that say more of it; "task" takes them all.
+TAKES: dict[str, set[str]] = {
+    "task": {"episode", "steps", "shots", "against"},
+    "steps": {"steps", "shots", "against"},
+    "updates": {"steps", "shots"},
+    "confusion": {"steps", "shots"},
+    "curves": set(),
+    "gradients": set(),
+}
+
 
 @dataclass
 class PictureOptions:
@@ -108,8 +118,10 @@ def _parse(argv: Sequence[str]) -> Experiment:
 def draw(options: PictureOptions, experiment: Experiment, argv: Sequence[str]) -> "tuple[str, Figure]":
     """The picture that is asked for, and its name."""
     checkpoint, picture = options.checkpoint, options.picture
-    if options.against and picture not in ("task", "steps"):
-        raise BadInput(f"against={options.against[0]} has no use with --picture={picture}: that is of one run.")
+    default = vars(PictureOptions(checkpoint))
+    for flag in sorted(TAKES["task"] - TAKES[picture]):
+        if getattr(options, flag) != default[flag]:
+            raise BadInput(f"--{flag} has no use with --picture={picture}.")
     if picture in ("curves", "gradients"):
         folder = _run_of(checkpoint)
         figure = draw_curves(folder) if picture == "curves" else draw_gradients(folder)

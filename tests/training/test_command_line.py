@@ -154,6 +154,8 @@ def test_every_command_line_of_a_sweep_is_accepted(sweep):
 
 BAD = [
     (["--data_class=Sinusoid", "--max_step=3"], "did you mean --max_steps?"),
+    (["--data_class=Sinusoid", "--query=3"], "unknown flag --query for the chosen classes."),
+    (["--data_class=Sinusoid", "--schedule=cosine"], "did you mean --outer_schedule?"),
     (["--data_class=Sinusoid", "--data_dir=x"], "--data_dir"),
     (["--data_class=CUB", "--data_dir=my", "photos"], "photos is no flag: put a path with spaces in quotes."),
     (["--data_class=Sinusoi"], "--data_class=Sinusoi is unknown"),
@@ -335,6 +337,10 @@ def test_the_other_programs_show_their_own_flags_first_and_refuse_what_they_do_n
         assert exit_.value.code == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert f"{flag.partition('=')[0]} has no use here" in line
+    with pytest.raises(SystemExit):
+        script.main([f"--checkpoint={checkpoint}", "--test_inner_steps=3"])
+    meant = capsys.readouterr().err
+    assert ("did you mean --test_inner_loop_steps?" in meant) == (name == "evaluate") and "max_steps" not in meant
 
 
 def test_what_is_refused_exists():

@@ -1,4 +1,4 @@
-"""A published result that is tested again says so where the pictures are others, or in another order."""
+"""A checkpoint is tested again; a published result says so where the pictures are others, or in another order."""
 
 import json
 import shutil
@@ -6,8 +6,17 @@ import shutil
 import pytest
 from helpers import write_random_class_folders
 
-from few_shot import load
+from few_shot import MAML, load
+from few_shot.models import SinusoidMLP
 from training import evaluate, run_experiment
+
+
+def test_a_learner_without_a_run_is_tested_from_python(tmp_path, capsys):
+    MAML(SinusoidMLP(width=4)).save(path := tmp_path / "m.ckpt")
+    with pytest.raises(SystemExit):
+        evaluate.main([f"--checkpoint={path}"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{path} does not say a run's flags: in Python, few_shot.load('{path}').score(data) tests it." in said
 
 
 @pytest.mark.usefixtures("no_pictures")

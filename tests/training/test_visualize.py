@@ -72,6 +72,20 @@ def test_maml_joint_training_and_random_initialisation_on_the_same_points(maml_a
         assert shown == pytest.approx(errors_after(initial, data, 3, (0, 2, 5)), rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("picture", "flag"),
+    [
+        ("curves", "--steps=[3]"),
+        ("curves", "--shots=2"),
+        ("updates", "--episode=3"),
+        ("confusion", "--against=[random]"),
+    ],
+)
+def test_a_flag_that_a_picture_does_not_take_is_refused(picture, flag, maml_and_joint, capsys):
+    line = refusal(capsys, f"--checkpoint={maml_and_joint[0].path}", f"--picture={picture}", flag)
+    assert f"{flag.partition('=')[0]} has no use with --picture={picture}." in line
+
+
 def test_results_against_inner_steps_of_several_runs_beyond_those_of_training(maml_and_joint, drawn):
     maml, joint = maml_and_joint
     figure, path = drawn(f"--checkpoint={maml.path}", "--picture=steps", "--steps=5", f"--against={joint.path}")
