@@ -25,7 +25,7 @@ from few_shot.lit_models.episode_collector import EpisodeCollector, log_results,
 from few_shot.lit_models.model_check import check_model
 from few_shot.lit_models.objective import Objective, loss_name
 from few_shot.lit_models.outer_gradient import add_up_gradient
-from few_shot.lit_models.processes import equal_buffers
+from few_shot.lit_models.processes import equal_buffers, have_the_same_tasks
 from few_shot.lit_models.task_scores import TaskScores, scores_by_ways
 from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
 from few_shot.metrics import METRICS
@@ -75,6 +75,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     updates_before = 0  # outer updates of earlier trainings
     episodes_before = 0  # their tasks, which are not to come again
     _skipped_in_a_row = 0  # outer updates
+    _compared = True  # whether it is known if the processes share the tasks
 
     def __init__(
         self,
@@ -197,6 +198,18 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         if not self.objective.metric(batch.query_y).of_classes or self.known_ways(batch.support_y) is not None:
             return None
         return 1 + torch.cat([batch.support_y, batch.query_y], dim=1).flatten(1).amax(1)
+
+    def steps_or_own(self, steps: int | None) -> int:
+        """The inner steps that are asked for; None is test_inner_loop_steps.
+
+        Raises:
+            BadInput: the number is negative, or the algorithm has no inner steps.
+        """
+        if steps is None:
+            return self.test_inner_loop_steps
+        if at_least(0, steps, "steps") > 0 and "test_inner_loop_steps" in self.unused:
+            raise BadInput(f"steps={steps} is of no use: {type(self).__name__} has no inner steps.")
+        return steps
 
     @property
     def results(self) -> EpisodeResults | None:
@@ -333,6 +346,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         if self.trainer.world_size > 1:
             equal_buffers(self)
         self._skipped_in_a_row = 0
+        self._compared = self.trainer.world_size == 1
         self.train()
 
     def on_train_start(self) -> None:
@@ -376,6 +390,8 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
         for p in parameters:
             p.grad = None  # zero_grad would open a profiled section for it
         batch = as_episodes(batch, number_type(self), self.is_of_classes)
+        if not self._compared:
+            self._compare(batch)
         scores, loss, share = add_up_gradient(self, batch)
         diverged = what_diverged(self.global_step + 1, batch.index, scores.loss, parameters, self.trainer)
         if diverged is None:
@@ -393,6 +409,15 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
             self.log("train_loss", loss, prog_bar=True, sync_dist=True)
             if metric.of_classes:  # an error says no more than the loss
                 self.log(f"train_{metric.name}", share * scores.metric.sum(), prog_bar=True, sync_dist=True)
+
+    def _compare(self, batch: EpisodeBatch) -> None:
+        """Warn where the processes do not share the tasks: a Trainer shares out a data module of few_shot alone."""
+        self._compared = True
+        if have_the_same_tasks(batch, self.trainer.world_size):
+            rank_zero_warn(
+                f"All {self.trainer.world_size} processes train on the same tasks, and so do the work of one: give a "
+                "data module of few_shot, or each process tasks of its own."
+            )
 
     def _skip_or_stop(self, diverged: TrainingDiverged, parameters: list[nn.Parameter]) -> None:
         """Skip an update: take its gradient away. Raise ``diverged`` if too many in a row were skipped already."""

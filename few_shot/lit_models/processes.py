@@ -6,6 +6,8 @@ import torch
 import torch.distributed
 from torch import nn
 
+from few_shot.episodes import EpisodeBatch
+
 
 def gather(value: Any, processes: int) -> list:
     """The value of each of a Trainer's processes, in the order of ranks; of one process, its own.
@@ -17,6 +19,12 @@ def gather(value: Any, processes: int) -> list:
     values = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+def have_the_same_tasks(batch: EpisodeBatch, processes: int) -> bool:
+    """Whether the samples of all of a Trainer's processes are the same; no process may leave this out."""
+    own = [float(x.double().sum()) for x in (batch.support_x, batch.query_x)]
+    return all(sums == own for sums in gather(own, processes))
 
 
 @torch.no_grad()

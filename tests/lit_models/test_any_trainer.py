@@ -289,8 +289,10 @@ def test_precisions(precision, tmp_path):
 
 
 TWO_PROCESSES = """
-import json, random, sys, torch
+import json, random, sys, torch, warnings
+import numpy as np
 import pytorch_lightning as pl
+from few_shot import MAML
 from few_shot.data import ImageFolders, Sinusoid
 from few_shot.lit_models import LitMAML, LitMAMLPlusPlus
 from few_shot.models import Conv4
@@ -320,6 +322,13 @@ if __name__ == "__main__":
         (tested,) = trainer.test(learner, datamodule=data, verbose=False)
         weights = torch.cat([w.flatten() for w in learner.state_dict().values()])
         found[name] = {"weights": weights, "index": learner.results.index.tolist(), **tested}
+    data = Sinusoid(support_samples=4)
+    batch = data.prepare(data.draw("train", 0, np.arange(2)), "train", torch.float64)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        own = pl.Trainer(max_steps=1, accelerator="cpu", devices=devices, precision=64, logger=False, **arguments)
+        MAML(BatchNormMLP((1,), 1)).fit([batch], trainer=own)
+    found["same tasks"] = any("processes train on the same tasks" in str(each.message) for each in said)
     if trainer.is_global_zero:
         torch.save(found, f"{out}/{devices}.pt")
 """
@@ -336,6 +345,7 @@ def test_two_processes_with_lightnings_defaults_are_one(tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
     both = [torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2)]
+    assert [found.pop("same tasks") for found in both] == [False, True]
     for name, metric, episodes in (("statistics", "mse", 11), ("a bias that is not read", "accuracy", 7)):
         one, two = (found[name] for found in both)
         assert one["index"] == two["index"] == list(range(episodes))
