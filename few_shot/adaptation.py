@@ -50,7 +50,20 @@ def predictor(model: nn.Module) -> Predict:
     Any module works that does not change its buffers in the forward pass (``torch.func`` has
     ``replace_all_batch_norm_modules_`` for batch norm with running statistics).
     """
-    return over_tasks(model, lambda weights, x: functional_call(model, weights, (x,)))
+    return over_tasks(model, partial(outputs_of, model))
+
+
+def outputs_of(model: nn.Module, weights: Weights, x: Tensor) -> Tensor:
+    """The model's outputs ``[n, ...]`` for inputs ``[n, ...]``, with one task's weights.
+
+    Raises:
+        BadInput: they are no tensor.
+    """
+    outputs = functional_call(model, weights, (x,))
+    if not isinstance(outputs, Tensor):
+        kind, name = type(outputs).__name__, type(model).__name__
+        raise BadInput(f"{name} returns a value of type {kind}: let its forward() return one tensor.")
+    return outputs
 
 
 def over_tasks(model: nn.Module, of_one_task: Callable[[Weights, Tensor], Any]) -> Callable[[Weights, Tensor], Any]:

@@ -1,7 +1,7 @@
 """What a constructor was called with, remembered, so that a checkpoint can say how to build the object again."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
@@ -59,16 +59,18 @@ def _arguments(cls: type, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, A
             found |= dict(zip((p.name for p in parameters), args, strict=False))
         for p in parameters:
             if p.default is not p.empty and p.name not in cls.unused:  # type: ignore[attr-defined]
-                _check_choice(p, found.setdefault(p.name, p.default))
+                _check_form(p, found.setdefault(p.name, p.default))
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
         if not open_ended or not base.__module__.startswith("few_shot."):
             break
     return found
 
 
-def _check_choice(parameter: inspect.Parameter, value: Any) -> None:
-    """Raise BadInput if an argument has a few values to choose from, by its annotation, and this is none of them."""
+def _check_form(parameter: inspect.Parameter, value: Any) -> None:
+    """Raise BadInput if an argument is a switch, a choice or a tuple, by its annotation, and the value is none."""
     annotation = parameter.annotation
+    if get_origin(annotation) is tuple and not isinstance(value, Sequence):
+        raise BadInput(f"{parameter.name}={value!r} must be several numbers, such as {parameter.default}.")
     if annotation in (bool, bool | None) and value is not None:
         true_or_false(value, parameter.name)
     kinds = [annotation, *get_args(annotation)] if get_origin(annotation) is not Literal else [annotation]

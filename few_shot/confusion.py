@@ -51,7 +51,7 @@ def count_confusion(lit_model: Any, data: Any, episodes: int, steps: int | None 
     """
     if not can_draw_sheet(data):
         raise BadInput("A confusion matrix is of classes of pictures, and these tasks are something else.")
-    steps = lit_model.test_inner_loop_steps if steps is None else steps
+    steps = lit_model.steps_or_own(steps)
     split, store = data.test_split, data.stores[data.test_split]
     taken = np.zeros((len(store.class_names),) * 2, dtype=np.int64)
     could = taken.copy()

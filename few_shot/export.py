@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import save
 
 from few_shot.checkpoint import WEIGHTS, save_learner
-from few_shot.errors import BadInput, at_least
+from few_shot.errors import BadInput
 from few_shot.files import given_path
 from few_shot.lit_models.base import LitMetaLearner
 from few_shot.onnx.check import DRAWS, TOLERANCE, Episode, Judge, check_network, draw
@@ -77,9 +77,7 @@ def export(lit_model: LitMetaLearner, folder: str | Path, steps: int | None = No
     if not is_free and not _is_export(folder):
         raise BadInput(f"{folder} is there already, and is no export that could be replaced: give another name.")
     learner = copy.deepcopy(lit_model).cpu().float().eval()
-    steps = learner.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
-    if steps > 0 and "test_inner_loop_steps" in learner.unused:
-        raise BadInput(f"steps={steps} is of no use: {type(learner).__name__} has no inner steps.")
+    steps = learner.steps_or_own(steps)
     shape, of_classes = _input_shape(learner), _is_of_classes(learner)
     adaptation = Adaptation(learner, shape, steps, of_classes)
     graph, network = adaptation_graph(adaptation), network_graph(learner, shape)

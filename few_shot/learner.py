@@ -130,7 +130,12 @@ class Learner:
         super().__setattr__(name, value)
 
     def fit(
-        self, data: pl.LightningDataModule | Iterable, *, max_steps: int = 1000, trainer: pl.Trainer | None = None
+        self,
+        data: pl.LightningDataModule | Iterable,
+        *,
+        max_steps: int = 1000,
+        trainer: pl.Trainer | None = None,
+        verbose: bool = True,
     ) -> Self:
         """Meta-train; a second call goes on from the weights of the first, with other tasks.
 
@@ -141,7 +146,9 @@ class Learner:
             data: a data module of few_shot or of yours, or any iterable of episode batches
                 (:class:`few_shot.episodes.EpisodeBatch`), which is gone through again and again, such as a list.
             max_steps: outer updates.
-            trainer: a Trainer of your own, for several GPUs, loggers or checkpoints. Its max_steps counts then.
+            trainer: a Trainer of your own, for several GPUs, loggers or checkpoints. Its max_steps and its progress bar
+                count then.
+            verbose: whether to show a progress bar.
 
         Raises:
             BadInput: the data or the Trainer cannot be used.
@@ -150,7 +157,9 @@ class Learner:
         at_least(1, max_steps, "max_steps")
         with _no_advice(), _interruptible(), self._told_of_sizes(data):
             if trainer is None:
-                trainer = _trainer(max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
+                trainer = _trainer(verbose, max_steps=max_steps, max_epochs=-1, limit_val_batches=0)
+            elif not isinstance(trainer, pl.Trainer):
+                raise BadInput(f"trainer={shortened(trainer)} is no pytorch_lightning.Trainer.")
             refuse_copies(trainer)
             self._count_updates(-trainer.global_step, data)  # which is not 0 where a Trainer goes on
             try:
@@ -161,22 +170,25 @@ class Learner:
                 self.lit_model.eval()
         return self
 
-    def score(self, data: pl.LightningDataModule | Iterable, *, steps: int | None = None) -> Score:
+    def score(
+        self, data: pl.LightningDataModule | Iterable, *, steps: int | None = None, verbose: bool = True
+    ) -> Score:
         """Adapt to each test episode, and judge the predictions on its query samples.
 
         Args:
             data: a data module, whose test episodes are taken, or an iterable of episode batches.
             steps: inner steps; None for test_inner_loop_steps.
+            verbose: whether to show a progress bar.
 
         Raises:
-            BadInput: the data cannot be used, or holds no test episode.
+            BadInput: the data cannot be used, or holds no test episode; or the learner has no inner steps.
         """
         lit_model = self.lit_model
         its_own = lit_model.test_inner_loop_steps
-        lit_model.test_inner_loop_steps = its_own if steps is None else at_least(0, steps, "steps")
+        lit_model.test_inner_loop_steps = lit_model.steps_or_own(steps)
         try:
             with _no_advice(), _interruptible(), self._told_of_sizes(data), apart_from_a_training(lit_model, data):
-                _trainer().test(lit_model, **_as_argument(data, "dataloaders"), verbose=False)
+                _trainer(verbose).test(lit_model, **_as_argument(data, "dataloaders"), verbose=False)
         finally:
             lit_model.test_inner_loop_steps = its_own
         results, metric = lit_model.results, lit_model.metric_of_results
@@ -197,8 +209,8 @@ class Learner:
             transductive: whether samples that are predicted together see each other through batch norm.
 
         Raises:
-            BadInput: the samples or labels cannot be used, there are none, or there are more classes than the model has
-                outputs.
+            BadInput: the samples or labels cannot be used, there are none, there are more classes than the model has
+                outputs, or the learner has no inner steps.
         """
         lit_model = self.lit_model
         inputs, like = self.inputs, self._like
@@ -209,7 +221,7 @@ class Learner:
         if len(support_x) == 0:
             raise BadInput("There are no samples x to adapt to: give one at least.")
         support_y = support_y.to(like.device, like.dtype if classes is None else torch.int64)
-        steps = lit_model.test_inner_loop_steps if steps is None else at_least(0, steps, "steps")
+        steps = lit_model.steps_or_own(steps)
         number = None if classes is None else len(classes)
         with enough_for_batch_norm():
             model = lit_model.adapted_model(support_x, support_y, steps, number, transductive)
@@ -530,11 +542,12 @@ def _as_argument(data: pl.LightningDataModule | Iterable, name: str) -> dict[str
     return {"datamodule": data} if isinstance(data, pl.LightningDataModule) else {name: _Batches(data)}
 
 
-def _trainer(**arguments: Any) -> pl.Trainer:
-    """A Trainer on one device that shows its progress and writes nothing."""
-    bar = TQDMProgressBar(refresh_rate=max(1, arguments.get("max_steps", 100) // 100))
+def _trainer(verbose: bool, **arguments: Any) -> pl.Trainer:
+    """A Trainer on one device that writes nothing, and shows its progress if asked to."""
+    every = max(1, arguments.get("max_steps", 100) // 100)
+    bars: list[pl.Callback] = [TQDMProgressBar(refresh_rate=every)] if verbose else []
     off: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    return pl.Trainer(callbacks=[bar], **one_device(), **off, **arguments)
+    return pl.Trainer(callbacks=bars, enable_progress_bar=verbose, **one_device(), **off, **arguments)
 
 
 @contextmanager

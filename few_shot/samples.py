@@ -127,8 +127,11 @@ def encode(y: Any, of_classes: bool | None) -> tuple[NDArray | None, Tensor]:
         raise BadInput("The labels y are partly text and partly not: give labels of one kind.")
     if values.ndim == 0:
         raise BadInput(f"There is one label y, {values}, and no list of them: give one for each input, [n].")
+    is_float = np.issubdtype(values.dtype, np.floating)
+    if is_float and not np.isfinite(values).all():
+        raise BadInput("Some of the labels y are NaN or infinite: leave those samples out.")
     if of_classes is None:
-        of_classes = not np.issubdtype(values.dtype, np.floating)
+        of_classes = not is_float
     if not of_classes:
         try:
             targets = torch.as_tensor(values.astype(np.float64))

@@ -42,11 +42,11 @@ def draw_sheet(lit_model: Any, data: Any, episode: int = 0, steps: int | None = 
         steps: inner steps; None for test_inner_loop_steps.
 
     Raises:
-        BadInput: the tasks are no pictures of classes, or matplotlib is missing.
+        BadInput: the tasks are no pictures of classes, the algorithm has no inner steps, or matplotlib is missing.
     """
     if not can_draw_sheet(data):
         raise BadInput("A sheet shows pictures of classes, and these tasks are something else.")
-    steps = lit_model.test_inner_loop_steps if steps is None else steps
+    steps = lit_model.steps_or_own(steps)
     split, store = data.test_split, data.stores[data.test_split]
     drawn = data.draw(split, data.eval_seed, np.array([episode]))
     classes = store.classes_of(drawn.support_x[0].numpy())

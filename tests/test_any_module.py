@@ -245,3 +245,22 @@ def test_a_loss_that_looks_at_its_numbers_is_called_task_by_task(float64):
     own, plain = (LitMAML(model, loss=loss).outer_scores(batch).loss for loss in (looks_at_its_numbers, None))
     assert own.shape == plain.shape == (2,)
     assert own.isfinite().all()
+
+
+class Pair(nn.Sequential):
+    """Returns its features too."""
+
+    def forward(self, x):
+        features = self[0](x)
+        return self[1](features), features
+
+
+@pytest.mark.parametrize("cls", [LitMAML, LitMAMLPlusPlus, LitProtoNet])
+def test_a_model_that_returns_no_tensor_is_refused(cls):
+    with pytest.raises(BadInput, match=r"Pair returns a value of type tuple: let its forward\(\) return one tensor"):
+        cls(Pair(nn.Linear(2, 5), nn.Linear(5, 3))).outer_scores(episodes(2))
+
+
+def test_lazy_layers_are_refused():
+    with pytest.raises(BadInput, match=r"Sequential does not know the size of 0\.weight yet"):
+        LitMAML(nn.Sequential(nn.LazyLinear(3)))

@@ -829,9 +829,34 @@ def test_a_trainer_that_trains_copies_is_refused():
         MAML(SinusoidMLP(width=4)).fit(Sinusoid(batch_size=2), trainer=trainer)
 
 
-def test_labels_of_two_kinds_are_refused():
-    with pytest.raises(BadInput, match="partly text and partly not"):
-        ProtoNet(small_conv()).adapt(torch.rand(3, *SHAPE), [1, 2, "cat"])
+def test_what_is_no_trainer_is_refused():
+    with pytest.raises(BadInput, match=r"trainer=cpu is no pytorch_lightning\.Trainer"):
+        MAML(SinusoidMLP(width=4)).fit(Sinusoid(), trainer="cpu")
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"), [([1, 2, "cat"], "partly text and partly not"), ([1, 2, np.nan], "are NaN or infinite")]
+)
+def test_labels_of_no_use_are_refused(labels, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        ProtoNet(small_conv()).adapt(torch.rand(3, *SHAPE), labels)
+
+
+def test_inner_steps_are_refused_where_there_are_none():
+    learner, x, y = ProtoNet(small_conv()), torch.rand(3, *SHAPE), [0, 1, 2]
+    for use in (lambda: learner.adapt(x, y, steps=3), lambda: learner.score([], steps=3)):
+        with pytest.raises(BadInput, match="steps=3 is of no use: LitProtoNet has no inner steps"):
+            use()
+    assert list(learner.adapt(x, y, steps=0).classes) == y
+
+
+def test_no_progress_is_shown_unless_wanted(capfd):
+    learner, data = MAML(SinusoidMLP(width=4)), Sinusoid(test_episodes=25)
+    learner.fit(data, max_steps=1, verbose=False).score(data, verbose=False)
+    assert capfd.readouterr() == ("", "")
+    learner.fit(data, max_steps=1).score(data)
+    shown = "".join(capfd.readouterr())
+    assert "Epoch 0" in shown and "Testing" in shown
 
 
 def test_a_support_set_that_batch_norm_cannot_use_is_refused():

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from few_shot.adaptation import over_tasks
+from few_shot.adaptation import outputs_of, over_tasks
 from few_shot.episodes import EpisodeBatch
 from few_shot.errors import BadInput, at_least
 from few_shot.inner_optimizers import Rates, Weights
@@ -181,7 +180,7 @@ class LitMAMLPlusPlus(LitMAML):
         def predict_one_task(weights: Weights, x: Tensor) -> tuple[Tensor, list[Any]]:
             for norm in self.norms:
                 norm.uses = 0
-            predictions = functional_call(self.model, weights, (x,))
+            predictions = outputs_of(self.model, weights, x)
             used[:] = [norm for norm in self.norms if norm.uses]
             if any(norm.uses > 1 for norm in used):
                 raise BadInput(

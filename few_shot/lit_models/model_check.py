@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from few_shot.errors import BadInput
 from few_shot.files import shortened
@@ -25,6 +26,8 @@ def check_model(model: Any) -> None:
         )
     if not list(model.parameters()):
         raise BadInput(f"{name} has no weights: keep its layers in attributes or an nn.ModuleList.")
+    if lazy := [path for path, p in model.named_parameters() if is_lazy(p)]:
+        raise BadInput(f"{name} does not know the size of {lazy[0]} yet: call it on one sample first, {name}(x).")
     first: dict[nn.Module, str] = {}
     for path, layer in model.named_modules(remove_duplicate=False):
         has_weights = bool(list(layer.parameters(recurse=False)))
