@@ -19,6 +19,7 @@ def test_the_examples_of_your_own_tasks_models_and_algorithms_run(tmp_path):
     assert (
         re.search(r"^\d+\.\d+$", done.stdout, flags=re.MULTILINE) and (tmp_path / "cosine.png").stat().st_size > 10_000
     )
+    assert "torch.Size([25, 5, 1])" in done.stdout
     assert "Recurrent runs for one task after the other" in done.stderr
     classes = code[: code.index("from few_shot import MAML")]
     (tmp_path / "mine.py").write_text(classes)
