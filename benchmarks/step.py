@@ -127,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (default: cpu)")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="these parts only")
-    parser.add_argument("--rivals", choices=RIVALS, nargs="+", default=list(RIVALS), help="these, and the plain loop")
+    parser.add_argument(
+        "--rivals", choices=RIVALS, nargs="+", default=list(RIVALS), help="these, ours and the plain loop"
+    )
     parser.add_argument("--rounds", type=turns, help="turns for everybody (default: each workload's own)")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/step_<device>.json")
     options = parser.parse_args(argv)
@@ -135,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {"machine": machine.description(options.device)}
     result["peaks"] = race({"peaks": (machine.peaks, (options.device,))}, rounds=0)["peaks"]
     result["steps"] = {}
-    rivals = [name for name in RIVALS if name in {*options.rivals, ORACLE}]
+    rivals = [name for name in RIVALS if name in {*options.rivals, "ours", ORACLE}]
     for part in options.only:
         print(WORKLOADS[part].title if part in WORKLOADS else part, file=sys.stderr, flush=True)
         if part in WORKLOADS:

@@ -26,6 +26,7 @@ __all__ = [
     "data_module",
     "do_not_look_for_a_driver_again",
     "expect_unused_parameters",
+    "is_compiled",
     "is_listened_to",
     "keep_buffers_apart",
     "leave_stopping_to_others",
@@ -148,6 +149,14 @@ def trains_in_copies(trainer: Any) -> bool:
     """
     kinds = type(trainer.strategy.launcher).__mro__
     return any(kind.__name__ == "_MultiProcessingLauncher" for kind in kinds)
+
+
+def is_compiled(lit_model: Any) -> bool:
+    """Whether a LightningModule came to its Trainer within what ``torch.compile`` returned.
+
+    Kindness: its step would be compiled for minutes, and then fail. Lightning unwraps it, and says so nowhere else.
+    """
+    return lit_model._compiler_ctx is not None
 
 
 def came_from_restoring(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.compile import to_uncompiled
 from torch import Tensor, nn
 
 from few_shot.arguments import RemembersArguments
@@ -29,7 +30,7 @@ from few_shot.lit_models.processes import equal_buffers, have_the_same_tasks
 from few_shot.lit_models.task_scores import TaskScores, scores_by_ways
 from few_shot.lit_models.trainer_settings import check_end, check_trainer, step_schedulers
 from few_shot.metrics import METRICS
-from few_shot.private_parts import data_module, expect_unused_parameters, keep_buffers_apart
+from few_shot.private_parts import data_module, expect_unused_parameters, is_compiled, keep_buffers_apart
 
 OuterSchedule = Literal["constant", "cosine", "halving"]
 
@@ -283,6 +284,12 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     def configure_callbacks(self) -> list[pl.Callback]:
         """None of its own. Lightning asks for them first of all, so a Trainer that cannot work is refused here."""
         check_trainer(self.trainer)
+        if is_compiled(self):
+            to_uncompiled(self)  # so that it can be given again as it is
+            raise BadInput(
+                "torch.compile cannot compile a whole learner: call its compile_outer_step(), and give it to the "
+                "Trainer as it is."
+            )
         if self.is_convolutional and isinstance(self.trainer.strategy, DDPStrategy):
             expect_unused_parameters(self.trainer.strategy)
         return []

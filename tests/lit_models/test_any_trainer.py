@@ -402,6 +402,14 @@ def test_several_optimizers_are_refused(tmp_path):
         trainer(tmp_path).fit(SeveralOptimizers(SinusoidMLP(width=4)), datamodule=data())
 
 
+def test_a_learner_that_is_compiled_as_a_whole_is_refused(tmp_path):
+    """Which is what fails when Lightning no longer says that it has unwrapped one."""
+    learner = LitMAML(SinusoidMLP(width=4))
+    with pytest.raises(BadInput, match=r"torch\.compile cannot compile a whole learner: call its compile_outer_step"):
+        trainer(tmp_path).fit(torch.compile(learner), datamodule=data())
+    trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(learner, datamodule=data())
+
+
 def test_a_training_without_an_end_is_refused(tmp_path):
     endless = trainer(tmp_path, max_steps=-1, max_epochs=3, limit_val_batches=0)
     with pytest.raises(BadInput, match=r"Trainer\(max_epochs=3\) would train for ever"):
