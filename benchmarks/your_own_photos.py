@@ -74,6 +74,7 @@ def measure(options: argparse.Namespace, flags: Sequence[str]) -> str:
     if options.new:
         new = chosen(options.new, None, options.per_new_class, options.seed, "--new")
         row: dict[str, Any] = {"seed": options.seed, "episodes": options.episodes, "queries": options.queries}
+        row["new"] = list(new)
         if options.checkpoint is None:
             for file in itertools.chain(*new.values()):
                 thumbnail(file, 1)  # what is no picture is named before the training, not after it

@@ -55,6 +55,8 @@ def test_the_pages_commands_run_one_after_the_other(tmp_path):
         ran.append(Path(script).name)
     python = "\n".join(python_blocks("docs/your_own_photos.md"))
     for long, short in (
+        (", pretrained=True", ""),  # which would be downloaded
+        ("128, 128", "32, 32"),
         ("True)", "True, image_size=16, test_episodes=2)"),
         ("width=32", "(3, 16, 16), width=4"),
         ("500", "2"),
@@ -64,6 +66,7 @@ def test_the_pages_commands_run_one_after_the_other(tmp_path):
     done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(re.findall(rf"^\d\d\.jpg (?:{'|'.join(made_photos.NEW)})$", done.stdout, re.MULTILINE)) == 33
+    assert few_shot.load(tmp_path / "pretrained.ckpt").model.constructor_arguments["name"] == "tf_efficientnet_lite0"
     assert few_shot.load(tmp_path / "photos.ckpt").model.constructor_arguments["input_shape"] == (3, 16, 16)
     assert ran.count("run_experiment.py") >= 1 and ran.count("predict.py") >= 2
     rows = list(csv.DictReader((tmp_path / "labels.csv").open(encoding="utf-8-sig")))
