@@ -11,6 +11,7 @@ from few_shot.confusion import Confusion, count_confusion, draw_confusion
 from few_shot.data import MiniImagenet
 from few_shot.errors import BadInput
 from few_shot.figure_style import house_style
+from few_shot.lit_models.base import LitMetaLearner
 from few_shot.models import Conv4, SinusoidMLP
 from few_shot.sheets import draw_sheet, letter_of
 
@@ -31,7 +32,8 @@ class Knows(torch.nn.Module):
     """Says 0 before adaptation, and after it the truth, but of light pictures the next label."""
 
     dtype, device, test_inner_loop_steps = torch.float32, torch.device("cpu"), 2
-    shots = None
+    shots, unused = None, {}
+    steps_or_own = LitMetaLearner.steps_or_own
 
     def test_predictions(self, batch, steps):
         assert not self.training and not torch.is_grad_enabled()

@@ -117,7 +117,7 @@ def content():
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (None, "it does not say the run's flags"),
+        (None, "does not say a run's flags"),
         ([1], "must hold flags"),
         ({1: 2}, "must hold flags"),
         ({"data_class": {"a": 1}}, "must hold flags"),

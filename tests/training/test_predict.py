@@ -138,10 +138,10 @@ def test_probabilities_are_the_learners_own(here, make):
     torch.manual_seed(1)
     learner = make(Conv4(SHAPE, 5, width=4))  # five outputs for three classes
     learner.save("other.ckpt")
-    steps = [] if make is few_shot.ProtoNet else ["--steps=3"]
-    label(*steps, checkpoint="other.ckpt")
+    steps = None if make is few_shot.ProtoNet else 3
+    label(*([f"--steps={steps}"] if steps else []), checkpoint="other.ckpt")
     support = sorted(Path("new_classes").glob("*/*"))
-    adapted = learner.adapt([*support], [path.parent.name for path in support], steps=3)
+    adapted = learner.adapt([*support], [path.parent.name for path in support], steps=steps)
     expected = adapted.predict_proba([row["file"] for row in rows()])
     found = [[float(row[name]) for name in COLOURS] for row in rows()]
     np.testing.assert_allclose(found, expected, atol=2e-6)
