@@ -138,11 +138,12 @@ def _result_of(row: dict[str, Any], scale: float, digits: int, signed: bool = Fa
 
 def compare(ours: Path, theirs: Path) -> dict[str, float | None]:
     """Mean and 95 % interval of the difference, ours minus theirs, of two files of one result an episode."""
-    mean, ci95, episodes = paired_difference(_episodes(ours), _episodes(theirs))
+    mean, ci95, episodes = paired_difference(by_episode(ours), by_episode(theirs))
     return {"mean": mean, "ci95": ci95, "episodes": episodes}
 
 
-def _episodes(path: Path) -> dict[int, float]:
+def by_episode(path: Path) -> dict[int, float]:
+    """A file of one result an episode, by the episodes' numbers."""
     with path.open() as file:
         reader = csv.reader(file)
         next(reader)  # the names of the columns

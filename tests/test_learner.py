@@ -752,10 +752,9 @@ class Words(torch.nn.Module):
 
 @pytest.mark.parametrize("as_given", [torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.int])
 def test_a_model_of_words_takes_whole_numbers(as_given):
-    torch.manual_seed(0)
-    words, y = torch.randint(20, (1, 6, 5)), torch.tensor([[0, 1, 2] * 2])
+    words, y = torch.randperm(20)[:18].view(1, 6, 3), torch.tensor([[0, 1, 2] * 2])  # none in two samples
     learner = MAML(Words(), inner_lr=0.5).fit([EpisodeBatch(words, y, words, y, torch.tensor([0]))], max_steps=2)
-    adapted = learner.adapt(as_given(words[0]), list("abc" * 2), steps=200)
+    adapted = learner.adapt(as_given(words[0]), list("abc" * 2), steps=30)
     assert "".join(adapted.predict(as_given(words[0]))) == "abc" * 2
 
 

@@ -1,6 +1,5 @@
 """The queue of the results table: what it lists, that it goes on where it was stopped, and what it leaves."""
 
-import csv
 import json
 import shutil
 import signal
@@ -76,13 +75,8 @@ def test_the_weights_of_every_record_give_its_numbers(tmp_path):
         if isinstance(learner.lit_model.model, SinusoidMLP) and not record.name[-1].isdigit():  # others need pictures
             evaluate.main([f"--checkpoint={record}", "--gpus=0", "--test_episodes=8", f"--output_dir={tmp_path}"])
             found = read_episodes(tmp_path / "test_episodes.csv").by_episode("mse")
-            recorded = _column(record / "test_100query.csv", "mse")
+            recorded = results_table.by_episode(record / "test_100query.csv")
             assert found == pytest.approx({episode: recorded[episode] for episode in range(8)}, rel=1e-4), record.name
-
-
-def _column(path, name):
-    with path.open() as file:
-        return {int(row["episode"]): float(row[name]) for row in csv.DictReader(file)}
 
 
 def test_a_paired_difference_is_by_hand(tmp_path):

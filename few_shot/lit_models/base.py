@@ -76,7 +76,7 @@ class LitMetaLearner(RemembersArguments, pl.LightningModule):
     updates_before = 0  # outer updates of earlier trainings
     episodes_before = 0  # their tasks, which are not to come again
     _skipped_in_a_row = 0  # outer updates
-    _compared = True  # whether it is known if the processes share the tasks
+    _compared = True  # whether the tasks of all processes have been compared
 
     def __init__(
         self,
